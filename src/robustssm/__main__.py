@@ -1,0 +1,5 @@
+"""python -m robustssm."""
+
+from robustssm.cli import main
+
+main()

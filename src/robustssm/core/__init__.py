@@ -1,0 +1,1 @@
+"""Ground floor: settings, randomness, placement and shapes. No science."""

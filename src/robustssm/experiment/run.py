@@ -1,0 +1,126 @@
+"""A run from start to end: data, training, evaluation, all in one directory that can be resumed."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robustssm.core.config import from_dict, override, to_dict
+from robustssm.core.errors import NonFiniteLoss
+from robustssm.core.placement import Placement
+from robustssm.core.provenance import collect
+from robustssm.experiment.assess import assess
+from robustssm.experiment.display import Display
+from robustssm.experiment.fit import Fit
+from robustssm.experiment.rundir import RunDirectory, read_recipe
+from robustssm.experiment.settings import Experiment, read_data
+
+
+def run(
+    experiment: Experiment,
+    directory: Path,
+    *,
+    name: str = "",
+    overrides: Mapping[str, str] | None = None,
+    resume: bool = False,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    display: Display | None = None,
+    save_seconds: float = 120.0,
+) -> dict[str, Any]:
+    """Trains and evaluates an experiment.
+
+    Args:
+        experiment: What to do.
+        directory: Of the run: recipe.json, provenance.json, metrics.jsonl, checkpoints/,
+            evaluation.json.
+        name: Name of the recipe, for the record.
+        overrides: What was changed of it, for the record.
+        resume: Go on with a run that is there; it ends with the same parameters, bit for bit on the
+            CPU, as
+            one that was never stopped.
+        data_dir: Where data files are looked for.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        display: Shows progress; silent if None.
+        save_seconds: Longest time between checkpoints within an epoch.
+
+    Returns:
+        The contents of evaluation.json.
+
+    Raises:
+        RunInUse: If another process works in the directory.
+        FileExistsError: If the directory holds a run and `resume` is false.
+        ValueError: If the settings are not those of the run to be resumed, or do not fit the data.
+        NonFiniteLoss: If training diverges; the last good checkpoint is kept.
+    """
+    display = display or Display()
+    placement = Placement(device=device, precision=experiment.precision)
+    place = RunDirectory(directory)
+    provenance = collect(seed=experiment.seed, device=placement.describe())
+    began = time.monotonic()
+    splits = read_data(experiment, data_dir)
+    with place.locked():
+        recipe = {
+            "recipe": name,
+            "overrides": dict(overrides or {}),
+            "experiment": to_dict(experiment),
+            "data": dict(splits.origin),
+        }
+        place.begin(recipe, provenance, resume=resume)
+        try:
+            Fit(experiment, place, splits, placement, display, save_seconds)()
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(
+                f"{error} The last good checkpoint is {place.checkpoint('last')}. Lower the "
+                "learning rate (--set optimizer.lr=...) and train in a new directory."
+            ) from None
+        record = assess(
+            experiment, place, splits, placement=placement, display=display, provenance=provenance
+        )
+        place.finish(time.monotonic() - began)
+    return record
+
+
+def evaluate_run(
+    directory: Path,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Evaluates the checkpoints of a run again, from the settings in its own record.
+
+    Args:
+        directory: Of the run.
+        overrides: Changes for this evaluation: attacks, threat, evaluation_examples, ...
+        out: File to write; the run's evaluation.json if None.
+        data_dir: Where data files are looked for.
+        device: "auto", "cpu", "cuda", ...
+        display: Shows progress; silent if None.
+
+    Returns:
+        What was written.
+
+    Raises:
+        FileNotFoundError: If there is no run, or no checkpoint in it.
+        CorruptFile: If a file of the run is damaged.
+        ValueError: If an override is wrong, or does not fit the checkpoint.
+    """
+    place = RunDirectory(directory)
+    recorded = from_dict(Experiment, read_recipe(directory)["experiment"])
+    experiment = override(recorded, overrides or {})
+    placement = Placement(device=device, precision=experiment.precision)
+    provenance = collect(seed=experiment.seed, device=placement.describe())
+    splits = read_data(experiment, data_dir)
+    with place.locked():
+        return assess(
+            experiment,
+            place,
+            splits,
+            placement=placement,
+            display=display or Display(),
+            provenance=provenance,
+            out=out,
+        )

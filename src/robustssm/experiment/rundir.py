@@ -1,0 +1,156 @@
+"""The directory of a run: its files, its lock, and how an interrupted one is picked up again."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from robustssm.core.errors import CorruptFile, RunInUse
+from robustssm.records import Provenance, StepRecord, read_json, read_records, write_json
+
+
+class RunDirectory:
+    """Names and guards the files of one run.
+
+    recipe.json, provenance.json, metrics.jsonl, checkpoints/{last,best,epoch_*}/ and
+    evaluation.json.
+    """
+
+    def __init__(self, path: Path):
+        """Names the directory; nothing is read or written yet."""
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.evaluation = path / "evaluation.json"
+
+    def checkpoint(self, name: str) -> Path:
+        """Place of the checkpoint `name`: "last", "best" or "epoch_N"."""
+        return self.path / "checkpoints" / name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the directory for this process; the system lets go of it when the process dies.
+
+        Raises:
+            RunInUse: If another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunInUse(
+                f"{self.path} must be used by one process at a time; another one is running there. "
+                "Wait for it, or choose another --out."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, recipe: Mapping[str, Any], provenance: Provenance, *, resume: bool) -> None:
+        """Writes recipe.json and provenance.json, or checks that a run to be resumed is the same.
+
+        Args:
+            recipe: {"recipe": name, "overrides": {...}, "experiment": settings}.
+            provenance: Of this process.
+            resume: Whether to go on with what is there.
+
+        Raises:
+            FileExistsError: If there is a run with a checkpoint already and `resume` is false.
+            ValueError: If the run there has other settings; names them.
+        """
+        path = self.path / "recipe.json"
+        record = asdict(provenance) | {"resumed": []}
+        trained = (self.path / "checkpoints").exists()
+        if path.exists() and trained:
+            if not resume:
+                raise FileExistsError(
+                    f"{self.path} must be new or empty of runs; it holds one already. Continue it "
+                    "with --resume, or choose another --out."
+                )
+            _refuse_other(self.path, read_recipe(self.path)["experiment"], recipe["experiment"])
+            record = self._provenance()
+            record["resumed"] = [*record.get("resumed", []), asdict(provenance)]
+        else:
+            write_json(path, dict(recipe))
+        write_json(self.path / "provenance.json", record)
+
+    def finish(self, seconds: float) -> None:
+        """Notes in provenance.json how long the work took, over all of the run's processes."""
+        record = self._provenance()
+        spent = (record.get("seconds") or 0.0) + seconds
+        write_json(self.path / "provenance.json", record | {"seconds": round(spent, 1)})
+
+    def append(self, record: StepRecord) -> None:
+        """Adds a line to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(record.to_line() + "\n")
+
+    def flush(self) -> None:
+        """Sees metrics.jsonl onto the disk, as before every checkpoint."""
+        if self.metrics.exists():
+            with self.metrics.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def rewind(self, *, epoch: int, step: int) -> None:
+        """Drops the lines written after the checkpoint of `epoch` epochs and `step` steps."""
+        if not self.metrics.exists():
+            return
+        kept = [
+            r.to_line() + "\n"
+            for r in read_records(self.metrics)
+            if r.step < step or (r.step == step and (r.kind == "step" or r.epoch <= epoch))
+        ]
+        new = self.metrics.with_name(".metrics.jsonl.new")
+        new.write_text("".join(kept))
+        new.replace(self.metrics)
+
+    def _provenance(self) -> dict[str, Any]:
+        return read_json(self.path / "provenance.json")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Reads the recipe.json of a run.
+
+    Raises:
+        FileNotFoundError: If `path` is no run directory.
+        CorruptFile: If the file is damaged.
+    """
+    file = path / "recipe.json"
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{path} must be a run directory; it has no recipe.json. "
+            "Give the --out of a `robustssm run`."
+        )
+    recipe = read_json(file)
+    if not isinstance(recipe, dict) or "experiment" not in recipe:
+        raise CorruptFile(f"{file} must hold the settings of a run; 'experiment' is missing.")
+    return recipe
+
+
+def differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """Dotted names, with both values, of what differs between two settings in JSON form."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
+        ]
+    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
+    return [] if old == new else [f"{at}: {json.dumps(old)} there, {json.dumps(new)} now"]
+
+
+def _refuse_other(path: Path, old: Any, new: Any) -> None:
+    changed = differences(old, new)
+    if changed:
+        raise ValueError(
+            f"A resumed run must keep its settings; {path} differs in\n  "
+            + "\n  ".join(changed[:20])
+            + "\nResume with the recipe it began with, or choose another --out."
+        )

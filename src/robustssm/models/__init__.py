@@ -1,0 +1,1 @@
+"""Models: tokens, blocks around layers, and the classifier made of them."""

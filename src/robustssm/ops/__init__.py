@@ -1,0 +1,1 @@
+"""Pure functions on tensors; every fast form stands beside its reference."""

@@ -1,0 +1,266 @@
+"""The selective scan of Mamba (gu2023mamba): h[t] = exp(delta[t] A) h[t-1] + g[t] B[t] u[t].
+
+Legend: b batch, t time, d channels, n states per channel.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robustssm.ops.scan import linear_scan
+
+Discretization = Literal["euler", "zoh"]
+
+_LOG2_E = math.log2(math.e)
+# Measured on one CPU core with 1 MiB of L2 cache: chunks of 2 MiB are the fastest, and steps of
+# 2^16 numbers are large enough to hide what a call to torch costs.
+_STEP_ELEMENTS = 2**16
+_CHUNK_ELEMENTS = 2**19
+
+
+def selective_scan(
+    u: Float[Tensor, "batch time channels"],
+    delta: Float[Tensor, "batch time channels"],
+    A: Float[Tensor, "channels state"],
+    B: Float[Tensor, "batch time state"],
+    C: Float[Tensor, "batch time state"],
+    D: Float[Tensor, " channels"],
+    *,
+    discretization: Discretization = "euler",
+) -> Float[Tensor, "batch time channels"]:
+    """Runs the selective state space model of Mamba.
+
+    h[t] = exp(delta[t] A) h[t-1] + g[t] B[t] u[t],   y[t] = sum_n C[t, n] h[t, n] + D u[t],
+    with g = delta ("euler", as in Mamba's code) or g = (exp(delta A) - 1) / A ("zoh", as in its
+    paper). Memory for the backward pass is that of the states at the starts of chunks; the rest is
+    computed again. Gradients of gradients are possible,
+    slower and with all states in memory.
+
+    Args:
+        u: Inputs, (batch, time, channels).
+        delta: Step sizes, (batch, time, channels), not negative.
+        A: Diagonal of the state matrix, (channels, state); negative is stable.
+        B: Input vectors, (batch, time, state).
+        C: Output vectors, (batch, time, state).
+        D: Skip, (channels,).
+        discretization: Of B; A's is always exact.
+
+    Returns:
+        y, (batch, time, channels), in the dtype of `u`.
+
+    Source: gu2023mamba, section 3 and algorithm 2.
+    Oracle: `selective_scan_reference` (tests/ops/test_scan.py).
+    """
+    zoh = discretization == "zoh"
+    driven = u if zoh else delta * u
+    y = _SelectiveScan.apply(driven, delta, A, B, C, zoh)
+    return torch.addcmul(y, D, u)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def selective_scan_reference(
+    u: Float[Tensor, "batch time channels"],
+    delta: Float[Tensor, "batch time channels"],
+    A: Float[Tensor, "channels state"],
+    B: Float[Tensor, "batch time state"],
+    C: Float[Tensor, "batch time state"],
+    D: Float[Tensor, " channels"],
+    *,
+    discretization: Discretization = "euler",
+) -> Float[Tensor, "batch time channels"]:
+    """`selective_scan`, as the loop that defines it."""
+    h = u.new_zeros(len(u), *A.shape)
+    outputs = []
+    for u_t, delta_t, B_t, C_t in zip(*(x.unbind(1) for x in (u, delta, B, C)), strict=True):
+        held = delta_t[..., None]
+        gain = held if discretization == "euler" else hold_gain(held, A)
+        h = torch.exp(held * A) * h + gain * B_t[:, None] * u_t[..., None]
+        outputs.append((h * C_t[:, None]).sum(-1) + D * u_t)
+    return torch.stack(outputs, 1)
+
+
+def hold_gain(
+    delta: Float[Tensor, "*#shape"], A: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "*#shape"]:
+    """(exp(delta A) - 1) / A for inputs held over a step, and its limit delta at A = 0."""
+    zero = A == 0
+    # Divided first by 1 where A is 0: a gradient through 0 / 0 would be NaN even if not chosen.
+    return torch.where(zero, delta, torch.expm1(delta * A) / torch.where(zero, 1.0, A))
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """y[t] = C[t] h[t] for h[t] = exp(delta A) h[t-1] + gain B[t] x[t], gain 1 or `hold_gain`.
+
+    Tensors of the size of all states exist for one chunk of steps and one block of rows at a time,
+    as (rows, steps, state, channels): the longest axis innermost.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, zoh: bool
+    ) -> Tensor:
+        rows, steps = _tile(x, A)
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        starts = x.new_zeros(-(-x.shape[1] // steps), len(x), A.shape[1], A.shape[0])
+        for first in range(0, len(x), rows):
+            block = slice(first, first + rows)
+            chunks = _Chunks(x[block], delta[block], A, B[block], steps, zoh)
+            for k, start in enumerate(starts[:, block]):
+                _, h = chunks.run(k, start)
+                y[block, chunks.span(k)] = _over_states(C[block, chunks.span(k)], h)
+                if k + 1 < len(starts):
+                    starts[k + 1, block] = h[:, -1]
+        ctx.save_for_backward(x, delta, A, B, C, starts)
+        ctx.rows, ctx.steps, ctx.zoh = rows, steps, zoh
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, starts = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient itself will be differentiated
+            return *_plain_gradients(inputs, ctx.zoh, gradients[0], ctx.needs_input_grad), None
+        x, delta, A, B, C = inputs
+        dx, ddelta, dB, dC = (torch.empty_like(M) for M in (x, delta, B, C))
+        dA = torch.zeros_like(A) if ctx.needs_input_grad[2] else None
+        for first in range(0, len(x), ctx.rows):
+            block = slice(first, first + ctx.rows)
+            chunks = _Chunks(x[block], delta[block], A, B[block], ctx.steps, ctx.zoh)
+            out = [slope[block] for slope in (dx, ddelta, dB, dC)]
+            _chunks_backward(chunks, C[block], starts[:, block], gradients[0][block], out, dA)
+        return dx, ddelta, dA, dB, dC, None
+
+
+def _tile(x: Tensor, A: Tensor) -> tuple[int, int]:
+    """Rows of the batch and steps in time that are worked on at once."""
+    batch, time = x.shape[:2]
+    if x.device.type != "cpu":  # no caches to fit: as few calls as memory allows
+        return batch, min(time, 32)
+    rows = min(batch, max(1, _STEP_ELEMENTS // A.numel()))
+    return rows, min(time, max(1, _CHUNK_ELEMENTS // (rows * A.numel())))
+
+
+class _Chunks:
+    """The states of some rows, chunk by chunk, in buffers that are used again."""
+
+    def __init__(self, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, steps: int, zoh: bool):
+        self.x, self.delta, self.B, self.steps, self.zoh = x, delta, B, steps, zoh
+        self.A = A.t().contiguous()
+        self.rates = self.A * _LOG2_E
+        shape = (len(x), steps, *self.A.shape)
+        self.buffers = [x.new_empty(math.prod(shape)) for _ in range(2)]
+
+    def span(self, k: int) -> slice:
+        """The steps of chunk k."""
+        return slice(k * self.steps, min((k + 1) * self.steps, self.x.shape[1]))
+
+    def empty(self, k: int, buffer: Tensor) -> Tensor:
+        """A part of the buffer as (rows, steps, state, channels)."""
+        span = self.span(k)
+        shape = (len(self.x), span.stop - span.start, *self.A.shape)
+        return buffer[: math.prod(shape)].view(shape)
+
+    def run(self, k: int, start: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors a = exp(delta A) and the states h of chunk k; the next call overwrites them.
+
+        Through exp2: torch.exp takes three times as long on some processors.
+        """
+        span = self.span(k)
+        a, h = (self.empty(k, buffer) for buffer in self.buffers)
+        delta = self.delta[:, span, None]
+        torch.exp2(torch.mul(delta, self.rates, out=a), out=a)
+        torch.mul(self.x[:, span, None], self.B[:, span, :, None], out=h)
+        if self.zoh:
+            h.mul_(hold_gain(delta, self.A))
+        previous = start
+        for a_t, h_t in zip(a.unbind(1), h.unbind(1), strict=True):
+            h_t.addcmul_(a_t, previous)
+            previous = h_t
+        return a, h
+
+
+def _chunks_backward(
+    chunks: _Chunks,
+    C: Tensor,
+    starts: Tensor,
+    dy: Tensor,
+    slopes: Sequence[Tensor],
+    dA: Tensor | None,
+) -> None:
+    """Writes the gradients of some rows into `slopes` (x, delta, B, C) and adds to `dA`.
+
+    g[t] = C[t] dy[t] + a[t+1] g[t+1] is the gradient of h[t]. From it, with w = g a h[t-1],
+    dC = sum_d dy h, dB = sum_d g gain x, dx = sum_n g gain B, ddelta = sum_n w A, and, where the
+    gain depends on delta, d gain / d delta = a adds sum_n g a B x.
+    """
+    dx, ddelta, dB, dC = slopes
+    spare, carry = torch.empty_like(chunks.buffers[0]), None
+    for k in reversed(range(len(starts))):
+        span, start = chunks.span(k), starts[k]
+        x, delta, B = chunks.x[:, span], chunks.delta[:, span], chunks.B[:, span]
+        a, h = chunks.run(k, start)
+        g = torch.mul(dy[:, span, None], C[:, span, :, None], out=chunks.empty(k, spare))
+        if carry is not None:
+            g[:, -1] += carry
+        a_t, g_t = a.unbind(1), g.unbind(1)
+        for t in reversed(range(len(g_t) - 1)):
+            g_t[t].addcmul_(a_t[t + 1], g_t[t + 1])
+        dC[:, span] = _over_channels(dy[:, span], h)
+        w = a.mul_(g)
+        carry = w[:, 0].clone()
+        from_gain = 0.0
+        if chunks.zoh:
+            held = delta[:, :, None]
+            from_gain = _over_states(B, w) * x
+            if dA is not None:
+                slope = _hold_gain_slope(held, chunks.A)
+                dA += (slope * g * B[..., None] * x[:, :, None]).sum((0, 1)).t()
+            g.mul_(hold_gain(held, chunks.A))
+        dB[:, span], dx[:, span] = _over_channels(x, g), _over_states(B, g)
+        w[:, 1:].mul_(h[:, :-1])
+        w[:, 0].mul_(start)
+        if dA is not None:
+            dA += (w * delta[:, :, None]).sum((0, 1)).t()
+        ddelta[:, span] = w.mul_(chunks.A).sum(2) + from_gain
+
+
+def _over_states(weights: Tensor, h: Tensor) -> Tensor:
+    """sum_n weights[b, t, n] h[b, t, n, d], as (b, t, d)."""
+    return torch.matmul(weights[:, :, None], h)[:, :, 0]
+
+
+def _over_channels(weights: Tensor, h: Tensor) -> Tensor:
+    """sum_d weights[b, t, d] h[b, t, n, d], as (b, t, n)."""
+    return torch.matmul(weights[:, :, None], h.mT)[:, :, 0]
+
+
+def _hold_gain_slope(delta: Tensor, A: Tensor) -> Tensor:
+    """The slope of `hold_gain` in A: delta^2 (1 + (z - 1) e^z) / z^2 at z = delta A.
+
+    By its series near 0, where the formula would cancel.
+    """
+    z = delta * A
+    small = z.abs() < 0.25
+    near, far = torch.where(small, z, 0.0), torch.where(small, 1.0, z)
+    series = torch.zeros_like(z)
+    for k in reversed(range(13)):  # sum_k z^k (k + 1) / (k + 2)!, good to 1e-17
+        series = series * near + (k + 1) / math.factorial(k + 2)
+    direct = (1 + (far - 1) * torch.exp(far)) / far**2
+    return delta**2 * torch.where(small, series, direct)
+
+
+def _plain_gradients(
+    inputs: Sequence[Tensor], zoh: bool, dy: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of `_SelectiveScan`, made of operations that are differentiable again."""
+    views = [M.view_as(M) for M in inputs]  # one node each, even if two inputs are one tensor
+    x, delta, A, B, C = views
+    held = delta[..., None]
+    gain = hold_gain(held, A) if zoh else 1.0
+    h = linear_scan(torch.exp(held * A), gain * x[..., None] * B[:, :, None])
+    y = (h * C[:, :, None]).sum(-1)
+    chosen = [view for view, want in zip(views, wanted, strict=False) if want]
+    found = iter(torch.autograd.grad(y, chosen, dy, create_graph=True))
+    return [next(found) if want else None for want in wanted[: len(views)]]

@@ -1,0 +1,43 @@
+"""The embedded tier: scikit-learn's 8x8 digits, one token a pixel, L = 64; a run takes seconds to
+minutes.
+"""
+
+from robustssm.attacks.pgd import PGD
+from robustssm.attacks.threat import Threat
+from robustssm.data.digits import Digits
+from robustssm.experiment import Experiment
+from robustssm.models.presets import modern
+from robustssm.recipes import Cell
+from robustssm.recipes.methods import objective, selection
+from robustssm.training.monitor import Monitor
+from robustssm.training.optim import AdamW
+
+THREAT = Threat(norm="linf", eps=0.1)
+
+
+def experiment(cell: Cell) -> Experiment:
+    """The experiment of a cell: width 32, two layers, linf eps 0.1, PGD-7 inside training."""
+    return Experiment(
+        dataset=Digits(),
+        model=modern(cell.structure, d_model=32, num_layers=2, ads=cell.ads),
+        objective=objective(
+            cell.method,
+            threat=THREAT,
+            attack=PGD(steps=5, step_size=0.3, keep="last"),
+            kl_attack=PGD(steps=5, step_size=0.3, keep="last", loss="kl", start="normal"),
+            beta=6.0,
+        ),
+        threat=THREAT,
+        attacks=(PGD(steps=10, step_size=0.25), PGD(steps=50, step_size=0.1, restarts=2)),
+        optimizer=AdamW(lr=4e-3, weight_decay=1e-2),
+        monitor=Monitor(
+            attack=PGD(steps=10, step_size=0.25, keep="last"),
+            train=200,
+            validation=200,
+            test=200,
+            every=3,
+        ),
+        selection=selection(cell.method),
+        epochs=30,
+        batch_size=64,
+    )

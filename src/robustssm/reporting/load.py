@@ -1,0 +1,307 @@
+"""Finds run directories and reads them. What cannot be used is listed with its reason."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from robustssm.core.errors import CorruptFile
+from robustssm.records import (
+    EvaluationResult,
+    Flagged,
+    Provenance,
+    StepRecord,
+    read_json,
+    read_records,
+)
+from robustssm.reporting import names
+
+RECIPE, PROVENANCE = "recipe.json", "provenance.json"
+METRICS, EVALUATION = "metrics.jsonl", "evaluation.json"
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+_OPTIONAL = {"commit", "seconds"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One evaluated state of a model: "best" or "last"."""
+
+    epoch: int | None
+    result: EvaluationResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run, as its files describe it."""
+
+    name: str
+    recipe: str
+    overrides: Mapping[str, Any]
+    experiment: Mapping[str, Any]
+    provenance: Provenance
+    further: Mapping[str, Any] = field(default_factory=dict)
+    """What provenance.json holds besides."""
+    epochs: tuple[StepRecord, ...] = ()
+    """The figures at the end of each epoch, in order; the later one where an epoch was repeated."""
+    checkpoints: Mapping[str, Checkpoint]
+    selection: str
+
+    @property
+    def dataset(self) -> str:
+        """Display name of the data set."""
+        name = self.experiment["dataset"]["name"]
+        return str(names.DATASETS.get(name, name))
+
+    @property
+    def structure(self) -> str:
+        """Display name of the layer, with its adaptive scaling."""
+        model = self.experiment["model"]
+        return names.structure(model["layer"] if "layer" in model else model)
+
+    @property
+    def method(self) -> str:
+        """Display name of the training method."""
+        name = self.experiment["objective"]["name"]
+        return str(names.METHODS.get(name, name))
+
+    @property
+    def seed(self) -> int:
+        """The recipe's seed."""
+        return self.experiment.get("seed", self.provenance.seed)
+
+    @property
+    def threat(self) -> Mapping[str, Any]:
+        """What the attacker may do in the evaluation."""
+        return next(iter(self.checkpoints.values())).result.threat
+
+    @property
+    def warnings(self) -> tuple[tuple[str, Flagged], ...]:
+        """Name of a checkpoint and a sign that its numbers cannot be relied upon, one per sign."""
+        found = [(n, w) for n, c in self.checkpoints.items() for w in c.result.warnings]
+        if str(self.experiment.get("selection", "")).startswith("test"):
+            found.insert(0, ("best", CHOSEN_ON_TEST))
+        return tuple(found)
+
+
+CHOSEN_ON_TEST = Flagged(
+    name="chosen_on_test",
+    message="the best checkpoint was chosen on the test set itself; its numbers are optimistic.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A run directory that the report cannot use."""
+
+    name: str
+    state: Literal["unfinished", "damaged"]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Everything found: finished runs, and the others with their reasons. Both sorted by name."""
+
+    finished: tuple[Run, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def load(paths: Sequence[Path]) -> Runs:
+    """Reads every run directory at or below the given paths.
+
+    Args:
+        paths: Run directories, or directories that hold them at any depth.
+
+    Raises:
+        ValueError: If a path is no directory, or no finished run is left; every reason is given.
+    """
+    finished, left_out = [], []
+    for name, path in _named(paths):
+        run = read(path, name=name)
+        (finished if isinstance(run, Run) else left_out).append(run)
+    if not finished:
+        where = ", ".join(str(path) for path in paths) or "nothing"
+        found = "".join(f"\n  {run.name} is {run.state}: {run.reason}" for run in left_out)
+        raise ValueError(
+            f"A report needs at least one finished run, a directory with {RECIPE}, {PROVENANCE} "
+            f"and {EVALUATION}; found {found or 'no run directory'} in {where}. "
+            "Finish a run with `robustssm run RECIPE` (--resume continues one)."
+        )
+    return Runs(
+        finished=tuple(sorted(finished, key=lambda run: run.name)),
+        left_out=tuple(sorted(left_out, key=lambda run: run.name)),
+    )
+
+
+def read(path: Path, *, name: str) -> Run | LeftOut:
+    """Reads one run directory.
+
+    Args:
+        path: The directory.
+        name: What the report calls the run.
+    """
+    try:
+        recipe, experiment = _recipe(path / RECIPE)
+        epochs = _epochs(path / METRICS)
+        if not (path / EVALUATION).exists():
+            at, of = epochs[-1].epoch if epochs else 0, experiment.get("epochs", "?")
+            reason = f"{EVALUATION} is missing; training reached epoch {at} of {of}."
+            return LeftOut(name=name, state="unfinished", reason=reason)
+        provenance, further = _provenance(path / PROVENANCE)
+        checkpoints, selection = _evaluation(path / EVALUATION)
+    except (CorruptFile, OSError) as error:
+        reason = str(names.printable(str(error).replace(f"{path}/", "")))
+        return LeftOut(name=name, state="damaged", reason=reason)
+    return Run(
+        name=name,
+        recipe=str(recipe.get("recipe", "not recorded")),
+        overrides=_mapping(recipe.get("overrides") or {}, "overrides"),
+        experiment=experiment,
+        provenance=provenance,
+        further=further,
+        epochs=epochs,
+        checkpoints=checkpoints,
+        selection=selection or str(experiment.get("selection", "not recorded")),
+    )
+
+
+def _named(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Run directories with short unique names: relative to what was given, never absolute."""
+    seen: set[Path] = set()
+    taken: set[str] = set()
+    for path in paths:
+        if not path.is_dir():
+            raise ValueError(
+                f"A report reads run directories; {path} is not a directory. "
+                "Give a run, or a directory that holds runs."
+            )
+        root = path.resolve()
+        for run in _below(root, seen):
+            inside = run.relative_to(root).as_posix()
+            options = [root.name] if inside == "." else [inside, f"{root.name}/{inside}"]
+            options += [f"{options[-1]} ({number})" for number in range(2, len(taken) + 3)]
+            name = next(str(names.printable(o)) for o in options if names.printable(o) not in taken)
+            taken.add(name)
+            yield name, run
+
+
+def _below(path: Path, seen: set[Path]) -> Iterator[Path]:
+    if path.resolve() in seen:  # given twice, or a link back into what was searched
+        return
+    seen.add(path.resolve())
+    if any((path / name).exists() for name in (RECIPE, PROVENANCE, METRICS, EVALUATION)):
+        yield path
+        return
+    for child in sorted(path.iterdir()):
+        if child.is_dir() and not child.name.startswith("."):
+            yield from _below(child, seen)
+
+
+def _recipe(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    recipe = _json(path)
+    experiment = _mapping(recipe.get("experiment"), f"{path}: experiment")
+    for part in ("dataset", "model", "objective"):
+        if isinstance(experiment.get(part), str):  # a bare name stands for the defaults
+            experiment[part] = {"name": experiment[part]}
+        settings = _mapping(experiment.get(part), f"{path}: experiment.{part}")
+        if part == "model" and "layer" in settings:
+            if isinstance(settings["layer"], str):
+                settings["layer"] = {"name": settings["layer"]}
+            settings = _mapping(settings["layer"], f"{path}: experiment.model.layer")
+        if not isinstance(settings.get("name"), str):
+            raise CorruptFile(f"{path}: experiment.{part} must say its name; got {settings!r:.80}.")
+    if not isinstance(experiment.get("seed", 0), int):
+        raise CorruptFile(f"{path}: experiment.seed must be an integer.")
+    return recipe, experiment
+
+
+def _provenance(path: Path) -> tuple[Provenance, dict[str, Any]]:
+    data = _json(path)
+    known = {f.name: data.pop(f.name) for f in fields(Provenance) if f.name in data}
+    missing = [f.name for f in fields(Provenance) if f.name not in known | dict.fromkeys(_OPTIONAL)]
+    if missing:
+        raise CorruptFile(f"{path} must say where a run comes from; it lacks {', '.join(missing)}.")
+    _mapping(known["packages"], f"{path}: packages")
+    seconds = known.setdefault("seconds", None)
+    known.setdefault("commit", None)
+    if not isinstance(known["seed"], int) or not isinstance(seconds, int | float | None):
+        raise CorruptFile(f"{path}: seed must be an integer and seconds a number.")
+    for key in ("version", "command", "device", "started"):
+        known[key] = str(known[key])
+    return Provenance(**known), data
+
+
+def _epochs(path: Path) -> tuple[StepRecord, ...]:
+    if not path.exists():  # a run of no epochs; the report says that there are no curves
+        return ()
+    try:
+        epochs = {r.epoch: r for r in read_records(path) if r.kind == "epoch"}
+        ordered = tuple(epochs[epoch] for epoch in sorted(epochs))
+        for record in ordered:
+            for key, value in record.values.items():
+                if not isinstance(value, int | float):
+                    raise CorruptFile(f"{path}, epoch {record.epoch}: {key} must be a number.")
+    except _DAMAGE as error:
+        raise _damaged(path, error) from None
+    return ordered
+
+
+def _evaluation(path: Path) -> tuple[dict[str, Checkpoint], str]:
+    data = _json(path)
+    top = str(data.get("checkpoint", "best"))
+    parts = _mapping(data.get("checkpoints", {top: data}), f"{path}: checkpoints")
+    checkpoints = {}
+    for name in sorted(parts):  # "best" before "last"
+        part = _mapping(parts[name], f"{path}: checkpoint '{name}'")
+        try:
+            checkpoints[name] = Checkpoint(epoch=part.get("epoch"), result=_result(part))
+        except _DAMAGE as error:
+            raise _damaged(path, error) from None
+    if not checkpoints:
+        raise CorruptFile(f"{path} must hold the numbers of at least one checkpoint; it is empty.")
+    if data.get("counts") != parts.get(top, {}).get("counts"):
+        raise CorruptFile(f"{path}: the first numbers must be those of checkpoint '{top}'.")
+    return checkpoints, str(data.get("selection", ""))
+
+
+def _result(data: Mapping[str, Any]) -> EvaluationResult:
+    """The flags, once they are known to be flags and to agree with the accuracies beside them."""
+    for row in data["flags"].values():
+        if not set(row) <= {0, 1}:
+            raise CorruptFile("flags must be 0 or 1.")
+    result = EvaluationResult.from_dict(data)
+    _mapping(result.threat, "threat")
+    stated = {"clean": data.get("clean_accuracy"), "robust": data.get("robust_accuracy")}
+    stated |= _mapping(data.get("attacks", {}), "attacks")
+    counted = {"clean": result.clean_accuracy, "robust": result.robust_accuracy} | result.attacks
+    for name, value in stated.items():
+        if value is not None and not math.isclose(value, counted[name], abs_tol=1e-9):
+            raise CorruptFile(
+                f"the accuracy of '{name}' must be that of its flags, {counted[name]:.4f}; "
+                f"it says {value:.4f}."
+            )
+    return result
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise CorruptFile(f"{path.name} is missing.")
+    try:
+        return _mapping(names.printable(read_json(path)), str(path))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from None
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CorruptFile(f"{where} must be an object; got {json.dumps(value)[:80]}.")
+    return value
+
+
+def _damaged(path: Path, error: BaseException) -> CorruptFile:
+    if str(path) in str(error):  # it names the file already
+        return CorruptFile(str(error))
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return CorruptFile(f"{path} is damaged: {kind}{error}")

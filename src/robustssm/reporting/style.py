@@ -1,0 +1,109 @@
+"""One look for every drawing: colours, sizes, and SVG that is the same for the same numbers.
+
+Colours are those of Okabe and Ito, told apart with every common kind of colour blindness; what a
+colour says, a dash or a marker says too. Texts stay text, so that a page can restyle and search it.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+CLEAN, ADVERSARIAL = "#0072b2", "#d55e00"
+INK, MUTED, GRID, PAPER = "#1b1b1f", "#66666e", "#dcdce1", "#ffffff"
+VARIABLES = {
+    CLEAN: "--clean",
+    ADVERSARIAL: "--adversarial",
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--line",
+    PAPER: "--paper",
+}
+"""Colour to the CSS variable that a page replaces it by, for a dark ground."""
+
+_SETTINGS: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "text.parse_math": False,  # names come from files; a dollar sign is a dollar sign
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 2.4,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "robustssm",
+}
+
+
+def draw(fill: Callable[[Figure], None], *, width: float, height: float) -> str:
+    """A drawing as SVG text.
+
+    Args:
+        fill: Draws on an empty figure.
+        width: In inches.
+        height: In inches.
+    """
+    target = io.StringIO()
+    # matplotlib measures text with its own font; the browser has one for every script.
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        fill(figure)
+        figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", target.getvalue(), flags=re.DOTALL)
+    return text[text.index("<svg") :]
+
+
+def legend(figure: Figure, handles: Iterable[Any]) -> None:
+    """One legend for all axes, above them."""
+    handles = list(handles)
+    columns = min(len(handles), max(2, int(figure.get_figwidth() // 1.5)))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, borderaxespad=0.1)
+
+
+def percent_axis(axis: Any) -> None:
+    """Ticks from 0 to 100."""
+    axis.set_ticks([0, 25, 50, 75, 100])
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2 and 5."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    parts = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=parts))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,191 @@
+"""Tables: the layout of the paper's Table 1, the numbers of one run, and the list of all runs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from robustssm.reporting import cells, names
+from robustssm.reporting.base import MISSING, Cell, Row, RowGroup, Table
+from robustssm.reporting.cells import CLEAN, WORST, Group
+from robustssm.reporting.load import Run
+
+Marks = Mapping[tuple[str, str], Mapping[str, str]]
+"""(name of a run, checkpoint) to {label of a note: its severity}."""
+
+_FIRST_ATTACK = "pgd-10"  # as in the paper; the others follow in the order of the evaluation
+
+
+def headline(groups: Sequence[Group], *, marks: Marks, level: float) -> Table:
+    """Data sets and structures down; training methods, metrics and Best, Last, Diff across.
+
+    Args:
+        groups: All cells, in order.
+        marks: Notes on the checkpoints.
+        level: Confidence of the intervals, in (0, 1).
+    """
+    methods = list(dict.fromkeys(group.method for group in by_method(groups)))
+    keys = metrics([run for group in groups for run in group.runs])
+    sections = list(dict.fromkeys(group.section for group in groups))
+    return Table(
+        caption=_headline_caption(groups, level),
+        corner="Structure",
+        columns=tuple(
+            (method, metric_name(key), statistic)
+            for method in methods
+            for key in keys
+            for statistic in ("Best", "Last", "Diff")
+        ),
+        groups=tuple(
+            _section([g for g in groups if g.section == section], methods, keys, marks, level)
+            for section in sections
+        ),
+    )
+
+
+def of_run(run: Run, *, marks: Marks, level: float) -> Table:
+    """Every number of one run, with counts and intervals.
+
+    Args:
+        run: A finished run.
+        marks: Notes on the checkpoints.
+        level: Confidence of the intervals, in (0, 1).
+    """
+    rows = []
+    for key in metrics([run]):
+        best, last, gap = _triple([run], key, marks, level)
+        entries = (_counted(run, "best", key, best), _counted(run, "last", key, last), gap)
+        rows.append(Row(head=metric_name(key), cells=entries))
+    return Table(
+        caption=f"Accuracy in percent, {level:.0%} intervals over examples, and counts.",
+        corner="Under",
+        columns=(("Best",), ("Last",), ("Diff",)),
+        groups=(RowGroup(rows=tuple(rows)),),
+    )
+
+
+def index(runs: Sequence[Run], targets: Mapping[str, str], *, marks: Marks, level: float) -> Table:
+    """All finished runs, one line each.
+
+    Args:
+        runs: Finished runs.
+        targets: Name of a run to the name of the fold with its details.
+        marks: Notes on the checkpoints.
+        level: Confidence of the intervals, in (0, 1).
+    """
+    rows = []
+    for run in runs:
+        clean, worst = (_triple([run], key, marks, level)[0] for key in (CLEAN, WORST))
+        best = run.checkpoints.get("best")
+        words = (run.dataset, run.structure, run.method, str(run.seed))
+        chosen = "-" if best is None or best.epoch is None else str(best.epoch)
+        counts = (chosen, str(run.epochs[-1].epoch) if run.epochs else "-")
+        took = "-" if run.provenance.seconds is None else f"{run.provenance.seconds:.0f}"
+        plain = tuple(Cell(value=text) for text in (*words, *counts, took))
+        rows.append(Row(head=run.name, cells=(*plain, clean, worst), target=targets[run.name]))
+    heads = ("Data", "Structure", "Method", "Seed", "Best epoch", "Epochs", "Seconds")
+    return Table(
+        caption=(
+            "Finished runs. Clean and robust accuracy of the best checkpoint, in percent with "
+            f"{level:.0%} intervals; robust: right on the clean example and under every attack."
+        ),
+        corner="Run",
+        columns=tuple((head,) for head in (*heads, "Clean", "Robust")),
+        groups=(RowGroup(rows=tuple(rows)),),
+    )
+
+
+def metrics(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Clean, every attack of the runs and, where there are several, their worst case."""
+    labels = list(
+        dict.fromkeys(
+            label
+            for run in runs
+            for checkpoint in run.checkpoints.values()
+            for label in checkpoint.result.survived
+        )
+    )
+    labels.sort(key=lambda label: label != _FIRST_ATTACK)
+    return (CLEAN, *labels, *((WORST,) if len(labels) > 1 else ()))
+
+
+def metric_name(key: str) -> str:
+    """Display name of what `metrics` gives."""
+    return {CLEAN: "Clean", WORST: "Worst case"}.get(key, names.attack(key))
+
+
+def sizes(runs: Sequence[Run]) -> str:
+    """Number of evaluated examples, "450" or "360 to 450"."""
+    counts = {c.result.n for run in runs for c in run.checkpoints.values()}
+    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
+
+def by_method(groups: Sequence[Group]) -> list[Group]:
+    """Cells in the order of the columns."""
+    return sorted(groups, key=lambda group: names.rank(names.METHODS, group.method))
+
+
+def _section(
+    groups: Sequence[Group],
+    methods: Sequence[str],
+    keys: Sequence[str],
+    marks: Marks,
+    level: float,
+) -> RowGroup:
+    at = {(group.structure, group.method): group.runs for group in groups}
+    labels = set(metrics([run for group in groups for run in group.runs])) - {CLEAN, WORST}
+    rows = []
+    for structure in dict.fromkeys(group.structure for group in groups):
+        row: list[Cell] = []
+        for method in methods:
+            for key in keys:
+                runs = at.get((structure, method), ())
+                if key == WORST:  # over fewer attacks it would be another number
+                    runs = [run for run in runs if _attacked_by(run, labels)]
+                row += _triple(runs, key, marks, level)
+        rows.append(Row(head=structure, cells=tuple(row)))
+    dataset, threat = groups[0].section
+    size = sizes([run for group in groups for run in group.runs])
+    return RowGroup(rows=tuple(rows), title=f"{dataset}: {threat}; n = {size}")
+
+
+def _attacked_by(run: Run, labels: set[str]) -> bool:
+    return all(labels <= set(c.result.survived) for c in run.checkpoints.values())
+
+
+def _triple(runs: Sequence[Run], key: str, marks: Marks, level: float) -> tuple[Cell, Cell, Cell]:
+    if not runs:
+        return MISSING, MISSING, MISSING
+    on: dict[str, dict[str, str]] = {"best": {}, "last": {}}
+    if key != CLEAN:
+        for run in runs:
+            for checkpoint, found in on.items():
+                found.update(marks.get((run.name, checkpoint), {}))
+    return (
+        cells.accuracy(runs, "best", key, level=level, marks=on["best"]),
+        cells.accuracy(runs, "last", key, level=level, marks=on["last"]),
+        cells.difference(runs, key, level=level, marks=on["best"] | on["last"]),
+    )
+
+
+def _counted(run: Run, checkpoint: str, key: str, cell: Cell) -> Cell:
+    if cell.state == "missing":
+        return cell
+    row = cells.flags(run.checkpoints[checkpoint], key)
+    assert row is not None, "a cell with a value has flags"
+    return dataclasses.replace(cell, details=(*cell.details, f"{sum(row)} of {len(row)}"))
+
+
+def _headline_caption(groups: Sequence[Group], level: float) -> str:
+    runs = [run for group in groups for run in group.runs]
+    several = any(len(group.runs) > 1 for group in groups)
+    text = [
+        "Accuracy in percent. Best is one checkpoint for all its columns, chosen by the rule stated "
+        "above; Last is the final epoch; Diff is Best minus Last, in points.",
+        f"Brackets: {level:.0%} interval over test examples (accuracies: Wilson; Diff: paired on "
+        f"the same examples), n = {sizes(runs)}.",
+    ]
+    if several:
+        text.append("Several seeds: mean \N{PLUS-MINUS SIGN} standard deviation over seeds.")
+    if WORST in metrics(runs):
+        text.append("Worst case: right on the clean example and under every attack.")
+    text.append("\N{EN DASH}: no finished run measured this.")
+    return " ".join(text)

@@ -1,0 +1,64 @@
+"""What every training method is: a generator of losses."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from robustssm.core.config import Named
+from robustssm.core.rng import Noise
+from robustssm.core.types import Classifier
+
+Memory = dict[str, Tensor]
+"""Tensors that an objective carries from batch to batch; the loop saves them in checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One backward pass that an objective asks the loop for."""
+
+    loss: Float[Tensor, ""]
+    parts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """Named terms of the loss, detached, still on the device."""
+    step: bool = True
+    """False: add to the gradient, do not step yet."""
+
+
+class Objective(Named, ABC):
+    """What a batch is worth to the learner. Sees no optimiser, steps nothing, logs nothing."""
+
+    kind: ClassVar[str] = "objective"
+
+    def at(self, progress: float) -> "Objective":
+        """The objective in force at `progress` in [0, 1] through training, schedules evaluated."""
+        del progress
+        return self
+
+    def memory(self, example: Float[Tensor, "batch ..."], *, batch_size: int) -> Memory:
+        """Tensors carried between batches (the delta of free training). The loop saves them."""
+        del example, batch_size
+        return {}
+
+    @abstractmethod
+    def updates(
+        self,
+        model: Classifier,
+        x: Float[Tensor, "batch ..."],
+        y: Int[Tensor, " batch"],
+        *,
+        memory: Memory,
+        noise: Noise,
+    ) -> Iterator[Update]:
+        """Yields losses; before control returns, the loop has run backward and any step.
+
+        Standard and PGD training and TRADES yield once; free training yields m steps; YOPO
+        yields m - 1 gradients and one step, reading `tokens.grad` in between.
+        """
+
+    @classmethod
+    def samples(cls) -> tuple["Objective", ...]:
+        """Settings that the contract tests should try; the defaults if not overridden."""
+        return (cls(),)

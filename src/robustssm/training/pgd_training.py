@@ -1,0 +1,83 @@
+"""Adversarial training (madry2018towards): the cross-entropy of the inputs that an attack finds."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated
+
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustssm.attacks.base import Attack
+from robustssm.attacks.fgsm import FGSM
+from robustssm.attacks.pgd import PGD
+from robustssm.attacks.threat import Threat
+from robustssm.core.config import register, settings
+from robustssm.core.modes import mode
+from robustssm.core.rng import Noise
+from robustssm.core.types import Classifier
+from robustssm.training.objective import Memory, Objective, Update
+from robustssm.training.schedule import Schedule
+from robustssm.training.standard import accuracy
+
+
+@register("pgd_training")
+@settings
+class PGDTraining(Objective):
+    """CE(f(x_adv), y), averaged over the batch; x_adv by `attack` on the model in eval mode.
+
+    There is no clean term. At eps = 0 this is standard training, bit for bit.
+
+    Source: madry2018towards, equation 2.1.
+    """
+
+    threat: Threat
+    attack: Attack = PGD(keep="last")
+    """Published runs train on the last iterate, not on the best."""
+    eps_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of training over which eps rises linearly from 0."""
+
+    def at(self, progress: float) -> "PGDTraining":
+        """This objective with the eps in force at `progress` in [0, 1] through training."""
+        threat = ramped(self.threat, self.eps_warmup, progress)
+        return dataclasses.replace(self, threat=threat, eps_warmup=0.0)
+
+    def updates(
+        self,
+        model: Classifier,
+        x: Float[Tensor, "batch ..."],
+        y: Int[Tensor, " batch"],
+        *,
+        memory: Memory,
+        noise: Noise,
+    ) -> Iterator[Update]:
+        """Yields once; parts: adversarial_loss, adversarial_accuracy."""
+        del memory
+        with mode(model, training=False):
+            x_adv = self.attack(model, x, y, threat=self.threat, noise=noise)
+        logits = model(x_adv)
+        loss = F.cross_entropy(logits, y)
+        parts = {"adversarial_loss": loss.detach(), "adversarial_accuracy": accuracy(logits, y)}
+        yield Update(loss=loss, parts=parts)
+
+    @classmethod
+    def samples(cls) -> tuple["Objective", ...]:
+        """Both norms, and the fast variant of one step (wong2020fast)."""
+        return (
+            cls(threat=Threat(eps=0.1), attack=PGD(steps=2, keep="last"), eps_warmup=0.5),
+            cls(threat=Threat(norm="l2", eps=0.5), attack=PGD(steps=2)),
+            cls(threat=Threat(eps=0.1), attack=FGSM(start="uniform", step_size=1.25)),
+        )
+
+
+def ramped(threat: Threat, warmup: float, progress: float) -> Threat:
+    """The threat with its eps scaled by a linear rise over the share `warmup` of training.
+
+    Args:
+        threat: The threat at full strength.
+        warmup: Share of training, in [0, 1).
+        progress: How far training is, in [0, 1].
+    """
+    factor = Schedule(shape="constant", warmup=warmup).factor(progress)
+    return dataclasses.replace(threat, eps=threat.eps * factor)

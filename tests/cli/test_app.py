@@ -1,0 +1,112 @@
+"""The command line as a user meets it: help, lists, a run, a report, and errors that repair."""
+
+import json
+
+import pytest
+from tests.experiment.small import SMALL
+from typer.testing import CliRunner
+
+from robustssm.cli import app as cli
+
+SET = [word for item in SMALL.items() for word in ("--set", "=".join(item))]
+
+
+def call(*arguments):
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_help_names_every_verb():
+    shown = call("--help").output
+    for verb in ("list", "show", "run", "evaluate", "report", "demo", "doctor"):
+        assert verb in shown
+        assert call(verb, "--help").exit_code == 0
+
+
+def test_list_knows_recipes_tiers_and_parts():
+    assert "mnist14" in call("list").output
+    assert "digits.s4_ads_relu_trades" in call("list", "digits").output
+    assert "pgd_released" in call("list", "attacks").output
+    assert "mamba" in call("list", "layer").output
+    with pytest.raises(ValueError, match=r"No kind is called 'atack'. Did you mean 'attack'\?"):
+        call("list", "atack")
+
+
+def test_show_prints_the_settings_with_overrides():
+    shown = json.loads(call("show", "digits.s4_trades", "--set", "objective.beta=3").output)
+    assert shown["objective"]["beta"] == 3.0
+
+
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    result = call("run", "digits.s5_pgd", "--out", out, *SET, "--device", "cpu", "--seed", "3")
+    assert "pgd-3x2" in result.output
+    return out
+
+
+def test_run_leaves_what_it_promises(run_directory):
+    record = json.loads((run_directory / "evaluation.json").read_text())
+    assert {"clean_accuracy", "attacks", "flags", "counts", "intervals"} <= record.keys()
+    recipe = json.loads((run_directory / "recipe.json").read_text())
+    assert recipe["recipe"] == "digits.s5_pgd"
+    assert recipe["overrides"]["seed"] == "3"
+    assert recipe["experiment"]["seed"] == 3
+    assert json.loads(call("show", run_directory).output) == recipe["experiment"]
+
+
+def test_evaluate_again(run_directory, tmp_path):
+    result = call(
+        "evaluate", run_directory, "--set", 'attacks=["fgsm"]', "--out", tmp_path / "e.json"
+    )
+    assert "fgsm" in result.output
+    assert (tmp_path / "e.json").exists()
+
+
+def test_report_writes_html_and_markdown(run_directory, tmp_path):
+    result = call("report", run_directory, "--out", tmp_path)
+    paths = [line for line in result.output.split() if line.startswith(str(tmp_path))]
+    assert len(paths) == 2
+    assert "S5" in (tmp_path / "report.md").read_text()
+
+
+def test_doctor_checks_every_layer():
+    result = call("doctor")
+    assert result.exit_code == 0, result.output
+    for name in ("s4", "dss", "s5", "mega", "mamba"):
+        assert f"layer: {name}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "digits.s4_trads"], r"No recipe is called .* Did you mean 'digits.s4_trades'\?"),
+        (["show", "digits.s4_trades", "--set", "objective.betta=3"], "Did you mean 'beta'"),
+        (["show", "digits.s4_trades", "--set", "objective.beta"], "must be KEY=VALUE"),
+        (["show", "digits.s4_trades", "--set", "epochs=0"], "must be greater than or equal to 1"),
+        (["show", "digits.s4_trades", "--set", "epochs=many"], "must be a valid integer"),
+        (["show", "digits.s4_trades", "--set", "model.layer=s44"], "No layer is called 's44'"),
+        (["show", "digits.s4_trades", "--set", 'attacks=["pdg"]'], "Did you mean 'pgd'"),
+        (["show", "digits.s4_trades", "--set", "attacks.5.steps=1"], "must be an index below 2"),
+        (["run", "digits.s4_trades", "--device", "cuda:x"], "No device is called 'cuda:x'"),
+        (["evaluate", "no/such/run"], "must be a run directory"),
+    ],
+)
+def test_errors_repair(arguments, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        call(*arguments)
+
+
+def test_a_missing_data_file_says_what_to_put_where(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train-images-idx3-ubyte"):
+        call("run", "mnist14.s4_standard", "--data-dir", tmp_path, "--out", tmp_path / "run")
+
+
+def test_main_turns_errors_into_a_message_and_status_2(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["robustssm", "show", "digits.nothing_standard"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "No recipe is called 'digits.nothing_standard'" in capsys.readouterr().err
