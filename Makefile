@@ -49,7 +49,7 @@ format: setup ## Rewrite files as `make lint` wants them
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-demo: setup ## Train, attack and report on the embedded digits; the report is demo/index.html
+demo: setup ## Train, attack and compare on the embedded digits; continues a killed demo; see demo/
 	$(BIN)/robustssm demo --out demo/
 
 clean: ## Remove caches, builds and the demo's output; .venv and runs/ stay

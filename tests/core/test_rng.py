@@ -69,6 +69,14 @@ def test_a_stream_is_splitmix64_from_its_hashed_key(seed, path):
         assert values.flatten().tolist() == [unit(b) for b in bits]
 
 
+def test_integers_and_orders_come_from_the_same_bits():
+    noise = Noise(8)
+    integers, order = noise.integers(30, high=7), noise.permutation(30)
+    first, second = (splitmix64(stream_key(8, draw), 30) for draw in (1, 2))
+    assert integers.tolist() == [(bits >> 11) % 7 for bits in first]
+    assert order.tolist() == sorted(range(30), key=lambda i: signed(second[i]))
+
+
 def test_every_example_has_a_splitmix64_stream_of_its_own():
     examples = [0, 7, 123456789]
     values = Noise(5, torch.tensor(examples)).uniform(3, 2, 2, dtype=torch.float64)
@@ -267,6 +275,12 @@ def test_float32_is_the_rounded_float64():
 def test_rows_must_match_the_examples(shape):
     with pytest.raises(ValueError, match=r"A noise of 3 examples must draw 3 rows; got shape"):
         Noise(0, torch.arange(3)).uniform(*shape)
+
+
+@pytest.mark.parametrize("high", [0, -3])
+def test_integers_need_something_to_draw_from(high):
+    with pytest.raises(ValueError, match=rf"`high` must be at least 1; got {high}\."):
+        Noise(0).integers(3, high=high)
 
 
 def test_an_order_is_not_per_example():

@@ -1,6 +1,7 @@
 """The classifier: its formula, its split into embed and classify, its draws and its messages."""
 
 import dataclasses
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -118,6 +119,43 @@ def test_changing_one_component_leaves_the_draws_of_the_others_alone(
     assert len(others) >= 10
     for name in others:
         assert torch.equal(before.get_parameter(name), after[name]), name
+
+
+class Recorder(nn.Module):
+    """A layer that notes when it is frozen, and whether weights would get a gradient then."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.fixed = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.is_frozen = False
+
+    def forward(self, x):
+        assert not (self.is_frozen and self.weight.requires_grad)
+        return self.weight * x + self.fixed
+
+    @contextmanager
+    def frozen(self):
+        self.is_frozen = True
+        try:
+            yield
+        finally:
+            self.is_frozen = False
+
+
+def test_frozen_reaches_every_layer_and_ends_with_its_context(config):
+    model, x = build(config), inputs().requires_grad_()
+    recorder = model.blocks[1].layer = Recorder()
+    expected = torch.autograd.grad(model(x).sum(), x)[0]
+    with model.frozen():
+        assert recorder.is_frozen
+        assert not any(p.requires_grad for p in model.parameters())
+        assert torch.equal(torch.autograd.grad(model(x).sum(), x)[0], expected)
+    with pytest.raises(RuntimeError, match="inside"), model.frozen():
+        raise RuntimeError("inside")
+    assert not recorder.is_frozen
+    still = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert still == {"blocks.1.layer.fixed"}
 
 
 def test_parameter_count_is_the_sum_of_its_parts(config):

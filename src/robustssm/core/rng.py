@@ -100,6 +100,8 @@ class Noise:
         self, *shape: int, high: int, device: torch.device | str | None = None
     ) -> Int[Tensor, "..."]:
         """Draws int64 from 0, 1, ..., high - 1."""
+        if high < 1:
+            raise ValueError(f"`high` must be at least 1; got {high}. Draws are below it.")
         bits = self._bits(shape, torch.device(device or "cpu"))
         return ((bits >> 11) & ((1 << 53) - 1)) % high
 

@@ -130,7 +130,7 @@ class Arrays(Dataset):
             )
         split = Split(x, y)
         split.check(
-            f"`{name}`, `{label_name}` in {self.path}",
+            f"`{name}` and `{label_name}` in {self.path}",
             num_classes=self.num_classes or 1 + int(arrays[label_name].max(initial=0)),
             shape=tuple(x.shape[1:]),
             bounds=self.bounds or (-math.inf, math.inf),

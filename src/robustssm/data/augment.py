@@ -57,10 +57,10 @@ class Augmentation:
             mirrored = noise.fork("flip").integers(len(x), 1, high=2, device=x.device)
             along = torch.where(mirrored == 1, width - 1 - along, along)
         column_index = columns[:, None] + along
-        images = torch.arange(len(x), device=x.device)[:, None, None]
-        channels_last = F.pad(x, (self.crop_padding,) * 4).movedim(1, -1)
-        picked = channels_last[images, row_index[:, :, None], column_index[:, None, :]]
-        return picked.movedim(-1, 1).contiguous()
+        padded = F.pad(x, (self.crop_padding,) * 4)
+        place = row_index[:, :, None] * padded.shape[3] + column_index[:, None, :]
+        per_channel = place.flatten(1)[:, None].expand(-1, x.shape[1], -1)
+        return padded.flatten(2).gather(2, per_channel).view_as(x)
 
     def _offsets(
         self, batch: int, noise: Noise, device: torch.device

@@ -9,6 +9,7 @@ by `numpy.frombuffer`, after its type and size were checked. Every other name is
 import io
 import math
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def read_pickle(path: Path, data: bytes) -> Any:
         CorruptFile: If the pickle asks for anything else (nothing of it is run), or is damaged.
     """
     try:
+        _check_places(data)
         return _plain(_Unpickler(io.BytesIO(data), encoding="bytes").load())
     except _Refused as refusal:
         raise CorruptFile(
@@ -151,6 +153,16 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         raise _Refused("an object stored elsewhere")
+
+
+def _check_places(data: bytes) -> None:
+    """Walks the instructions without obeying any; refuses to remember things at absurd places.
+
+    The unpickler makes a table as long as the largest place: one damaged byte could cost gigabytes.
+    """
+    for instruction, place, _ in pickletools.genops(data):
+        if instruction.name.endswith("PUT") and not 0 <= int(place or 0) <= len(data):
+            raise ValueError(f"place {place} in {len(data)} bytes")
 
 
 def _text(value: Any) -> Any:

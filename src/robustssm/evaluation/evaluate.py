@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Shaped
@@ -22,6 +22,7 @@ WRONG_EXAMPLES = 128
 """How many clean errors each attack is given too, to see whether it repairs them."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told after every batch how far an attack has come."""
 
@@ -152,8 +153,8 @@ class _Job:
             )
         if logits.shape[1] < 2 or int(y.max()) >= logits.shape[1]:
             raise ValueError(
-                f"Labels must be classes of the model, which has {logits.shape[1]}, counted from 0, and "
-                f"at least two; got labels up to {int(y.max())}. Check the head's size and the labels."
+                f"Labels must be below the model's number of classes, {logits.shape[1]}, and "
+                f"that at least 2; got the label {int(y.max())}. Check the head and the labels."
             )
         nan = logits.isnan().any(1)
         return ((logits.argmax(1) == y) & ~nan).cpu(), nan.cpu()

@@ -113,7 +113,7 @@ def _input_gradient(model: LogitsFn, x: Tensor, y: Tensor) -> Tensor | None:
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
-    """Largest difference over the largest value; NaN where either is, which no flag is raised on."""
+    """Largest difference over the largest value; NaN, which raises no flag, if either has one."""
     largest = float(a.abs().max())
     return float((a - b).abs().max()) / largest if largest > 0 else 0.0
 

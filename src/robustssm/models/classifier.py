@@ -1,7 +1,8 @@
 """The classifier of every study: normalise, tokens, input map, blocks, pooling, head."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, ClassVar, Literal
 
 import pydantic
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from robustssm.core.config import Named, register, settings
 from robustssm.core.errors import violation
 from robustssm.core.rng import Noise
+from robustssm.core.types import Freezable
 from robustssm.layers.base import LayerConfig, Role, SequenceLayer
 from robustssm.models.block import BlockConfig, linear
 from robustssm.models.tokens import Raster, Shape, Tokenizer
@@ -148,6 +150,25 @@ class SequenceClassifier(nn.Module):
             h = block(h)
         h = self.final_norm(h)
         return self.head(h.mean(1) if self.config.pooling == "mean" else h[:, -1])
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """A context for attacks: while it lasts, parameters must not change and get no gradient.
+
+        Every layer that can (`core.types.Freezable`) makes what depends on parameters alone once.
+        """
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        with ExitStack() as stack:
+            for module in self.modules():
+                if module is not self and isinstance(module, Freezable):
+                    stack.enter_context(module.frozen())
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            try:
+                yield
+            finally:
+                for parameter in trainable:
+                    parameter.requires_grad_(True)
 
     def parameter_count(self) -> int:
         """Trainable real numbers; a complex one counts twice."""

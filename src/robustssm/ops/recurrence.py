@@ -13,7 +13,6 @@ corresponding outputs of y.
 | Mamba | d_inner | 1 | diagonal, real | yes |
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -115,15 +114,11 @@ def run(
     Returns:
         y, (batch, time, groups * outputs).
     """
-    inputs = _grouped(recurrence, u)
-    read = 2.0 if recurrence.conjugate_pairs else 1.0
-    outputs = []
-    for t, h in enumerate(_steps(recurrence, inputs)):
-        y = einsum(_at(recurrence.C, t), h, "b g o s, b g s -> b g o")
-        y = y.real if y.is_complex() else y
-        skip = einsum(recurrence.D, inputs[:, t], "g o i, b g i -> b g o")
-        outputs.append(read * y + skip)
-    y = rearrange(torch.stack(outputs, 1), "b t g o -> b t (g o)")
+    h, outputs = initial_state(recurrence, u[:, 0]), []
+    for t, token in enumerate(u.unbind(1)):
+        h = advance(recurrence, h, token, t)
+        outputs.append(read(recurrence, h, token, t))
+    y = torch.stack(outputs, 1)
     if recurrence.backward is None:
         return y
     return y + run(recurrence.backward, u.flip(1)).flip(1)
@@ -133,7 +128,49 @@ def states(
     recurrence: Recurrence, u: Float[Tensor, "batch time channels"]
 ) -> Inexact[Tensor, "batch time groups state"]:
     """The states h of the forward system as driven by `u`, (batch, time, groups, state)."""
-    return torch.stack(list(_steps(recurrence, _grouped(recurrence, u))), 1)
+    h, found = initial_state(recurrence, u[:, 0]), []
+    for t, token in enumerate(u.unbind(1)):
+        h = advance(recurrence, h, token, t)
+        found.append(h)
+    return torch.stack(found, 1)
+
+
+def initial_state(
+    recurrence: Recurrence, u: Float[Tensor, "batch channels"]
+) -> Inexact[Tensor, "batch groups state"]:
+    """Zeros, for as many examples as the token `u` has, in the common dtype of system and token."""
+    A, B = recurrence.A, recurrence.B
+    dtype = torch.promote_types(torch.promote_types(A.dtype, B.dtype), u.dtype)
+    return torch.zeros(len(u), recurrence.groups, A.shape[3], dtype=dtype, device=A.device)
+
+
+def advance(
+    recurrence: Recurrence,
+    h: Inexact[Tensor, "batch groups state"],
+    u: Float[Tensor, "batch channels_in"],
+    t: int = 0,
+) -> Inexact[Tensor, "batch groups state"]:
+    """One step of the state: A[t] h + B[t] u, where `u` is the token at time t."""
+    A, B = _at(recurrence.A, t).to(h.dtype), _at(recurrence.B, t).to(h.dtype)
+    drive = einsum(B, _grouped(recurrence, u).to(h.dtype), "b g s i, b g i -> b g s")
+    if recurrence.diagonal:
+        return A * h + drive
+    return einsum(A, h, "b g s z, b g z -> b g s") + drive
+
+
+def read(
+    recurrence: Recurrence,
+    h: Inexact[Tensor, "batch groups state"],
+    u: Float[Tensor, "batch channels_in"],
+    t: int = 0,
+) -> Float[Tensor, "batch channels_out"]:
+    """What the system puts out at time t, from the state that has taken in the token `u`."""
+    C = _at(recurrence.C, t)
+    dtype = torch.promote_types(C.dtype, h.dtype)
+    y = einsum(C.to(dtype), h.to(dtype), "b g o s, b g s -> b g o")
+    y = (2.0 if recurrence.conjugate_pairs else 1.0) * (y.real if y.is_complex() else y)
+    skip = einsum(recurrence.D, _grouped(recurrence, u), "g o i, b g i -> b g o")
+    return (y + skip).flatten(1)
 
 
 def impulse_response(
@@ -201,28 +238,12 @@ def l2_gain(recurrence: Recurrence, length: int) -> Float[Tensor, " groups"]:
     return torch.linalg.matrix_norm(response.movedim(-1, 1), ord=2).amax(-1)
 
 
-def _steps(
-    recurrence: Recurrence, inputs: Float[Tensor, "batch time groups inputs"]
-) -> Iterator[Inexact[Tensor, "batch groups state"]]:
-    """The states, one after the other."""
-    A, B = recurrence.A, recurrence.B
-    dtype = torch.promote_types(torch.promote_types(A.dtype, B.dtype), inputs.dtype)
-    h = inputs.new_zeros(len(inputs), recurrence.groups, A.shape[3], dtype=dtype)
-    for t in range(inputs.shape[1]):
-        drive = einsum(_at(B, t).to(dtype), inputs[:, t].to(dtype), "b g s i, b g i -> b g s")
-        if recurrence.diagonal:
-            h = _at(A, t) * h + drive
-        else:
-            h = einsum(_at(A, t).to(dtype), h, "b g s z, b g z -> b g s") + drive
-        yield h
-
-
 def _at(M: Tensor, t: int) -> Tensor:
     return M[:, t if M.shape[1] > 1 else 0]
 
 
-def _grouped(recurrence: Recurrence, u: Tensor) -> Float[Tensor, "batch time groups inputs"]:
-    return rearrange(u, "b t (g i) -> b t g i", g=recurrence.groups, i=recurrence.D.shape[-1])
+def _grouped(recurrence: Recurrence, u: Tensor) -> Float[Tensor, "batch groups inputs"]:
+    return rearrange(u, "b (g i) -> b g i", g=recurrence.groups, i=recurrence.D.shape[-1])
 
 
 def _require_invariant(recurrence: Recurrence) -> None:

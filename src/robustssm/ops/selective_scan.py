@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustssm.ops.discretize import expm1_ratio
 from robustssm.ops.scan import linear_scan
 
 Discretization = Literal["euler", "zoh"]
@@ -86,9 +87,7 @@ def hold_gain(
     delta: Float[Tensor, "*#shape"], A: Float[Tensor, "*#shape"]
 ) -> Float[Tensor, "*#shape"]:
     """(exp(delta A) - 1) / A for inputs held over a step, and its limit delta at A = 0."""
-    zero = A == 0
-    # Divided first by 1 where A is 0: a gradient through 0 / 0 would be NaN even if not chosen.
-    return torch.where(zero, delta, torch.expm1(delta * A) / torch.where(zero, 1.0, A))
+    return delta * expm1_ratio(delta * A)
 
 
 class _SelectiveScan(torch.autograd.Function):

@@ -79,7 +79,8 @@ class Table:
     """Heading of the column of row heads."""
     columns: tuple[tuple[str, ...], ...]
     groups: tuple[RowGroup, ...]
-    numeric: bool = True
+    words: int = 0
+    """The first so many columns hold words, the others numbers."""
 
     def __post_init__(self) -> None:
         depths = {len(column) for column in self.columns}

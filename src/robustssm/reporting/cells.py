@@ -14,12 +14,14 @@ from robustssm.reporting.load import Checkpoint, Run
 
 CLEAN, WORST = "clean", "worst case"
 MINUS = "\N{MINUS SIGN}"
-_OWN = ("model", "objective", "seed")  # what rows, columns and repetitions are made of
+_IDLE = ("seed", "evaluation_batch_size", "log_every", "keep_every")
+"""Settings in which repetitions may differ: the seed, and what has no effect on a number."""
+_OWN = ("model", "objective", *_IDLE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs that differ in their seed alone, one per seed, and the place of their cell."""
+    """Runs that differ in their seed alone, one per seed, and the cell they make."""
 
     section: tuple[str, str]
     """Data set and threat: only runs under the same threat stand side by side."""
@@ -190,7 +192,7 @@ def _variants(runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:
     """Sets of runs with equal settings (seed aside), each with the settings that tell it apart."""
     equal: dict[str, list[Run]] = {}
     for run in runs:
-        settings = {key: value for key, value in run.experiment.items() if key != "seed"}
+        settings = {key: value for key, value in run.experiment.items() if key not in _IDLE}
         equal.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
     leaves = {key: dict(_leaves(json.loads(key))) for key in equal}
     telling = _telling(list(leaves.values()))

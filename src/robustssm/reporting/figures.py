@@ -35,7 +35,8 @@ def run_curves(run: Run, quantity: Quantity) -> str:
         _curves(axes, [run], quantity)
         _scale([axes], [run], quantity)
         axes.set_title(f"{quantity.capitalize()} by epoch", pad=6)
-        style.legend(figure, _handles([run], quantity))
+        style.margins(figure, top=0.75)
+        style.legend(figure, _handles([run], quantity), columns=3)
 
     return style.draw(fill, width=4.6, height=3.1)
 
@@ -64,9 +65,10 @@ def overview(groups: Sequence[Group], quantity: Quantity) -> str:
                 if not any(run.epochs for run in members):
                     _empty(grid[i][j], "no curves" if members else "no run")
         _scale(list(grid.flat), runs, quantity)
-        style.legend(figure, _handles(runs, quantity))
+        style.margins(figure, rows=len(rows), columns=len(columns), top=0.78)
+        style.legend(figure, _handles(runs, quantity), columns=3)
 
-    return style.draw(fill, width=2.55 * max(2, len(columns)), height=0.6 + 1.55 * len(rows))
+    return style.draw(fill, width=2.55 * max(2, len(columns)), height=0.8 + 1.6 * len(rows))
 
 
 def accuracies(groups: Sequence[Group], method: str, rows: Sequence[str], *, level: float) -> str:
@@ -97,9 +99,9 @@ def accuracies(groups: Sequence[Group], method: str, rows: Sequence[str], *, lev
         axes.spines["left"].set_visible(False)
         style.percent_axis(axes.xaxis)
         axes.set_title(style.shortened(method, 40), pad=6, fontweight="bold")
-        style.legend(figure, _accuracy_handles(cells.values()))
+        style.legend(figure, _accuracy_handles(cells.values()), columns=3)
 
-    return style.draw(fill, width=4.6, height=1.15 + 0.38 * len(rows))
+    return style.draw(fill, width=4.6, height=1.15 + 0.38 * len(rows), fitted=True)
 
 
 def has_curves(runs: Iterable[Run], quantity: Quantity) -> bool:
@@ -165,7 +167,7 @@ def _handles(runs: Sequence[Run], quantity: Quantity) -> list[Line2D]:
             line = Line2D([], [], color=_COLOURS[attacked], linestyle=_DASHES[split], label=label)
             handles.append(line)
     if any("best" in r.checkpoints and r.checkpoints["best"].epoch is not None for r in runs):
-        label = "epoch of the best checkpoint"
+        label = "best checkpoint"
         handles.append(Line2D([], [], color=style.MUTED, linewidth=0.7, label=label))
     return handles
 
@@ -179,10 +181,16 @@ def _empty(axes: Axes, text: str) -> None:
 
 def _look(key: str, *, invalid: bool) -> dict[str, Any]:
     colour = style.CLEAN if key == CLEAN else style.ADVERSARIAL
-    marker = "X" if invalid else ("o" if key == CLEAN else "D")
-    size = 6.5 if invalid else (6.0 if key == CLEAN else 5.0)
+    marker = "x" if invalid else ("o" if key == CLEAN else "D")
+    size = 8.0 if invalid else (6.0 if key == CLEAN else 5.0)
     face = style.PAPER if key == CLEAN else colour
-    return {"color": colour, "marker": marker, "markersize": size, "markerfacecolor": face}
+    return {
+        "color": colour,
+        "marker": marker,
+        "markersize": size,
+        "markerfacecolor": face,
+        "markeredgewidth": 2.0 if invalid else 1.2,
+    }
 
 
 def _interval(axes: Axes, group: Group, key: str, at: float, level: float) -> None:

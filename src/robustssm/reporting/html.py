@@ -30,8 +30,8 @@ def page(document: Document) -> str:
     return template.render(document=document, css=Markup(_resource("report.css")))
 
 
-def headings(table: Table) -> list[list[tuple[str, int, bool]]]:
-    """Lines of headings, outermost first: text, columns spanned, and whether a group opens."""
+def headings(table: Table) -> list[list[tuple[str, int, str]]]:
+    """Lines of headings, outermost first: text, columns spanned, and what opens there."""
     opening = opens(table)
     lines = []
     for depth in range(len(table.columns[0])):
@@ -44,11 +44,16 @@ def headings(table: Table) -> list[list[tuple[str, int, bool]]]:
     return lines
 
 
-def opens(table: Table) -> list[bool]:
-    """For every column, whether its outermost heading begins there."""
-    tops = [column[0] for column in table.columns]
-    nested = len(table.columns[0]) > 1
-    return [nested and (at == 0 or tops[at - 1] != top) for at, top in enumerate(tops)]
+def opens(table: Table) -> list[str]:
+    """For every column, whether a group "outer", a group "inner" or nothing opens there."""
+    found = []
+    for at, column in enumerate(table.columns):
+        before = table.columns[at - 1] if at else ("",) * len(column)
+        depth = next(
+            i for i, (own, left) in enumerate(zip(column, before, strict=True)) if own != left
+        )
+        found.append({0: "outer", 1: "inner"}.get(depth, "") if depth < len(column) - 1 else "")
+    return found
 
 
 def drawings(figure: Figure) -> list[Markup]:

@@ -47,6 +47,9 @@ class Run:
     """The figures at the end of each epoch, in order; the later one where an epoch was repeated."""
     checkpoints: Mapping[str, Checkpoint]
     selection: str
+    """How "best" was chosen, in words."""
+    test_size: int | None = None
+    """Examples of the whole test set, where that is on record."""
 
     @property
     def dataset(self) -> str:
@@ -150,7 +153,7 @@ def read(path: Path, *, name: str) -> Run | LeftOut:
             reason = f"{EVALUATION} is missing; training reached epoch {at} of {of}."
             return LeftOut(name=name, state="unfinished", reason=reason)
         provenance, further = _provenance(path / PROVENANCE)
-        checkpoints, selection = _evaluation(path / EVALUATION)
+        checkpoints, rest = _evaluation(path / EVALUATION)
     except (CorruptFile, OSError) as error:
         reason = str(names.printable(str(error).replace(f"{path}/", "")))
         return LeftOut(name=name, state="damaged", reason=reason)
@@ -163,7 +166,8 @@ def read(path: Path, *, name: str) -> Run | LeftOut:
         further=further,
         epochs=epochs,
         checkpoints=checkpoints,
-        selection=selection or str(experiment.get("selection", "not recorded")),
+        selection=names.RULES.get(rule := str(rest.get("selection", "not recorded")), rule),
+        test_size=_test_size(rest),
     )
 
 
@@ -240,6 +244,8 @@ def _epochs(path: Path) -> tuple[StepRecord, ...]:
         epochs = {r.epoch: r for r in read_records(path) if r.kind == "epoch"}
         ordered = tuple(epochs[epoch] for epoch in sorted(epochs))
         for record in ordered:
+            if not isinstance(record.epoch, int):
+                raise CorruptFile(f"{path}: epoch must be an integer; got {record.epoch!r:.40}.")
             for key, value in record.values.items():
                 if not isinstance(value, int | float):
                     raise CorruptFile(f"{path}, epoch {record.epoch}: {key} must be a number.")
@@ -248,7 +254,7 @@ def _epochs(path: Path) -> tuple[StepRecord, ...]:
     return ordered
 
 
-def _evaluation(path: Path) -> tuple[dict[str, Checkpoint], str]:
+def _evaluation(path: Path) -> tuple[dict[str, Checkpoint], dict[str, Any]]:
     data = _json(path)
     top = str(data.get("checkpoint", "best"))
     parts = _mapping(data.get("checkpoints", {top: data}), f"{path}: checkpoints")
@@ -263,7 +269,13 @@ def _evaluation(path: Path) -> tuple[dict[str, Checkpoint], str]:
         raise CorruptFile(f"{path} must hold the numbers of at least one checkpoint; it is empty.")
     if data.get("counts") != parts.get(top, {}).get("counts"):
         raise CorruptFile(f"{path}: the first numbers must be those of checkpoint '{top}'.")
-    return checkpoints, str(data.get("selection", ""))
+    return checkpoints, data
+
+
+def _test_size(data: Mapping[str, Any]) -> int | None:
+    sizes = data.get("test_examples")
+    size = sizes.get("all") if isinstance(sizes, dict) else None
+    return size if isinstance(size, int) else None
 
 
 def _result(data: Mapping[str, Any]) -> EvaluationResult:

@@ -83,7 +83,7 @@ def _table(table: Table) -> Iterator[str]:
             yield f"**{escape(top)}**"
         heads = [" ".join(table.columns[at][1 if top else 0 :]) for at in chosen]
         lines = [_line([table.corner, *heads])]
-        lines.append(f"|---|{('---:|' if table.numeric else '---|') * len(chosen)}")
+        lines.append(f"|---|{''.join('---|' if at < table.words else '---:|' for at in chosen)}")
         for group in table.groups:
             if group.title:
                 lines.append(f"| **{escape(group.title)}** |{' |' * len(chosen)}")

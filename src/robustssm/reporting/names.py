@@ -14,6 +14,12 @@ STRUCTURES = {"s4": "S4", "s4d": "S4D", "dss": "DSS", "s5": "S5", "mega": "Mega"
 METHODS = {"standard": "Standard", "pgd_training": "PGD-AT", "trades": "TRADES"}
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 SCALINGS = {"scale": "AdS", "scale_shift": "AdSS"}
+RULES = {
+    "validation_adversarial_accuracy": "adversarial accuracy on validation data",
+    "validation_accuracy": "clean accuracy on validation data",
+    "test_adversarial_accuracy": "adversarial accuracy on the test set itself",
+    "last": "none, the last epoch",
+}
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 
 _ATTACK_WORDS = {

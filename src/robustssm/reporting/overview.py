@@ -44,7 +44,8 @@ class Overview(Report):
     def render(self, runs: Runs) -> Document:
         """The document; the same runs give the same document."""
         groups = cells.groups(runs.finished)
-        noted = _notes(runs.finished)
+        ordered = _in_order(runs.finished, groups)
+        noted = _notes(ordered)
         marks = _marks(noted)
         made = [
             Section(name="about", title="What this is", blocks=_about(runs, groups, noted)),
@@ -59,7 +60,7 @@ class Overview(Report):
             Section(
                 name="runs",
                 title="Runs",
-                blocks=tuple(self._runs(runs.finished, noted, marks)),
+                blocks=tuple(self._runs(ordered, noted, marks)),
             ),
         ]
         if runs.left_out:
@@ -118,6 +119,12 @@ class Overview(Report):
 
 _Noted = tuple[str, str, Note]
 """Name of a run, checkpoint, and the note on it."""
+
+
+def _in_order(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:
+    """In the order of the table; repetitions that it leaves out stand last."""
+    place = {run.name: at for at, group in enumerate(groups) for run in group.runs}
+    return sorted(runs, key=lambda run: (place.get(run.name, len(groups)), run.seed, run.name))
 
 
 def _notes(runs: Sequence[Run]) -> list[_Noted]:
@@ -199,7 +206,7 @@ def _overview_figures(groups: Sequence[Group]) -> Iterator[Block]:
 
 
 def _run_figure(run: Run, name: str) -> Block:
-    drawn = [q for q in figures.QUANTITIES if figures.has_curves([run], q)]
+    drawn: list[figures.Quantity] = [q for q in figures.QUANTITIES if figures.has_curves([run], q)]
     if not drawn:
         return Paragraph(text="No figures were recorded at the end of epochs: there are no curves.")
     return Figure(
@@ -229,7 +236,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     if speeds:
         yield "Images per second", f"{sorted(speeds)[len(speeds) // 2]:.0f} (median over epochs)"
     for key, value in run.further.items():
-        yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if value not in ([], {}, "", None):
+            yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _versions(own: str, packages: Mapping[str, str]) -> list[str]:
@@ -257,5 +265,5 @@ def _left_out(runs: Sequence[LeftOut]) -> Table:
                 )
             ),
         ),
-        numeric=False,
+        words=2,
     )

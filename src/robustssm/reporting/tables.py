@@ -89,6 +89,7 @@ def index(runs: Sequence[Run], targets: Mapping[str, str], *, marks: Marks, leve
         ),
         corner="Run",
         columns=tuple((head,) for head in (*heads, "Clean", "Robust")),
+        words=3,
         groups=(RowGroup(rows=tuple(rows)),),
     )
 
@@ -113,9 +114,11 @@ def metric_name(key: str) -> str:
 
 
 def sizes(runs: Sequence[Run]) -> str:
-    """Number of evaluated examples, "450" or "360 to 450"."""
-    counts = {c.result.n for run in runs for c in run.checkpoints.values()}
-    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    """Number of evaluated examples, "450", "200 of 10000" or "360 or 2000"."""
+    counts = {(c.result.n, run.test_size) for run in runs for c in run.checkpoints.values()}
+    counts = sorted({(n, whole if whole and whole > n else 0) for n, whole in counts})
+    texts = [f"{n} of {whole}" if whole else f"{n}" for n, whole in counts]
+    return " or ".join(texts) if len(texts) < 4 else f"{texts[0]} to {texts[-1]}"
 
 
 def by_method(groups: Sequence[Group]) -> list[Group]:
@@ -178,8 +181,8 @@ def _headline_caption(groups: Sequence[Group], level: float) -> str:
     runs = [run for group in groups for run in group.runs]
     several = any(len(group.runs) > 1 for group in groups)
     text = [
-        "Accuracy in percent. Best is one checkpoint for all its columns, chosen by the rule stated "
-        "above; Last is the final epoch; Diff is Best minus Last, in points.",
+        "Accuracy in percent. Best is one checkpoint for all its columns, chosen by the rule "
+        "stated above; Last is the final epoch; Diff is Best minus Last, in points.",
         f"Brackets: {level:.0%} interval over test examples (accuracies: Wilson; Diff: paired on "
         f"the same examples), n = {sizes(runs)}.",
     ]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robustssm.core.config import from_dict
 from robustssm.core.modes import mode
 from robustssm.core.rng import Noise
-from robustssm.core.types import SplitClassifier
+from robustssm.core.types import Freezable, SplitClassifier
 from robustssm.models.classifier import ModelConfig
 
 
@@ -20,7 +20,7 @@ def check_model(
     Settings survive JSON; equal noise gives equal parameters; logits are finite; a model with
     `embed` and `classify` is exactly their composition; in eval mode rows of a batch never meet
     (float64, 1e-12); the input and every parameter receive a gradient; state dicts round-trip; an
-    input of another shape is refused.
+    input of another shape is refused; `frozen`, where there is one, changes no number.
 
     Args:
         config: Settings of the model.
@@ -45,6 +45,8 @@ def check_model(
         assert torch.equal(other(x), model(x)), "a state dict must carry the whole model"
         _check_gradients(model, x)
         _check_rows(model.double(), x.double())
+        if isinstance(model, Freezable):
+            _check_frozen(model, x.double())
 
 
 def _check_draws(
@@ -96,6 +98,30 @@ def _check_rows(model: nn.Module, x: Tensor) -> None:
             atol=1e-12,
             msg=lambda text, row=index: f"row {row} of a batch must not depend on others: {text}",
         )
+
+
+def _check_frozen(model: nn.Module, x: Tensor) -> None:
+    assert isinstance(model, Freezable)
+    logits, gradient = _logits_and_input_gradient(model, x)
+    for _ in range(2):  # nothing may outlive the context, so the second time is as the first
+        before = [p.requires_grad for p in model.parameters()]
+        with model.frozen():
+            for _ in range(2):  # the second call meets what the first one prepared
+                actual, actual_gradient = _logits_and_input_gradient(model, x)
+                torch.testing.assert_close(actual, logits, rtol=1e-9, atol=1e-12)
+                torch.testing.assert_close(actual_gradient, gradient, rtol=1e-9, atol=1e-12)
+        assert [p.requires_grad for p in model.parameters()] == before
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1.01)
+        logits, gradient = _logits_and_input_gradient(model, x)
+
+
+def _logits_and_input_gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    weights = Noise(4).normal(*logits.shape, dtype=x.dtype)
+    return logits.detach(), torch.autograd.grad((weights * logits).sum(), x)[0]
 
 
 def _check_shape_is_refused(model: nn.Module, x: Tensor) -> None:

@@ -159,7 +159,7 @@ def _state(learner: Learner, contents: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def _optimizer_state(learner: Learner) -> dict[str, dict[str, Tensor]]:
-    name_of = {parameter: name for name, parameter in learner.model.named_parameters()}
+    name_of: dict[Tensor, str] = {p: name for name, p in learner.model.named_parameters()}
     return {
         name_of[parameter]: {k: v for k, v in slots.items() if isinstance(v, Tensor)}
         for parameter, slots in learner.optimizer.state.items()

@@ -87,7 +87,9 @@ def roles(model: nn.Module) -> dict[str, str]:
         told = getattr(module, "roles", None)
         if not callable(told):
             continue
-        for name, role in dict(told()).items():  # pyright: ignore[reportArgumentType, reportCallIssue]
+        said = told()
+        assert isinstance(said, Mapping)
+        for name, role in said.items():
             found[f"{prefix}.{name}" if prefix else name] = str(role)
     return {name: found.get(name, "weight") for name, _ in model.named_parameters()}
 

@@ -1,0 +1,228 @@
+"""Softmax attention (vaswani2017attention): the core of Mega, and a control without any state."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustssm.core.config import register, settings
+from robustssm.core.errors import violation
+from robustssm.core.rng import Noise, global_stream
+from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
+from robustssm.layers.preparation import Preparing
+
+
+@register("attention")
+@settings
+class AttentionConfig(LayerConfig):
+    """Settings of softmax attention: the bare map, without norm, residual or feed-forward part.
+
+    Source: vaswani2017attention, section 3.2.2; the relative bias is that of ma2023mega.
+    """
+
+    heads: Annotated[int, Field(ge=1)] = 1
+    causal: bool = False
+    """Every token attends to itself and the tokens before it only."""
+    relative_bias: bool = True
+    """A learnt bias for every offset between tokens; without it order goes unseen."""
+
+    def build(self, *, d_model: int, length: int, noise: Noise) -> SequenceLayer:
+        """Makes the layer in float32 on the CPU.
+
+        Raises:
+            ValueError: If `heads` does not divide `d_model`.
+        """
+        if d_model % self.heads:
+            raise ValueError(
+                violation(
+                    "`AttentionConfig(heads=...)`",
+                    "divide d_model, as heads share the channels equally",
+                    f"heads={self.heads} for d_model={d_model}",
+                    f"Try heads={math.gcd(self.heads, d_model)}.",
+                )
+            )
+        made = CausalAttention if self.causal else Attention
+        return made(self, d_model=d_model, length=length, noise=noise)
+
+    @classmethod
+    def samples(cls) -> tuple[LayerConfig, ...]:
+        """One head and two, both ways and causal, with and without positions."""
+        return (cls(), cls(heads=2, causal=True), cls(heads=2, relative_bias=False))
+
+
+class RelativeBias(Preparing):
+    """One learnt number per head and offset between key and query, from 1 - length to length - 1.
+
+    Source: ma2023mega's released code, `SimpleRelativePositionalBias`.
+    """
+
+    def __init__(self, *, heads: int, length: int, noise: Noise):
+        """Draws the table from N(0, 0.02).
+
+        Args:
+            heads: Number of tables.
+            length: Longest sequence.
+            noise: Source of the initial draws.
+        """
+        super().__init__()
+        self.length = length
+        self.table = nn.Parameter(noise.normal(heads, 2 * length - 1, std=0.02))
+
+    def forward(self, length: int) -> Float[Tensor, "heads queries keys"]:
+        """bias[h, t, s] = table[h, s - t + self.length - 1].
+
+        Raises:
+            ValueError: If the sequence is longer than the table reaches.
+        """
+        if length > self.length:
+            raise ValueError(
+                f"Relative positions reach over {self.length} tokens; got a sequence of {length}. "
+                f"Build the layer with length={length} or more, or cut the sequence."
+            )
+        return self._prepared((length, self.table.device), lambda: self._matrix(length))
+
+    def _matrix(self, length: int) -> Tensor:
+        # Row t is the stretch of the table that begins at offset -t: rising t, falling start.
+        near = self.table[:, self.length - length : self.length + length - 1]
+        return near.unfold(1, length, 1).flip(1)
+
+
+def attend(
+    q: Float[Tensor, "rows queries features"],
+    k: Float[Tensor, "rows keys features"],
+    v: Float[Tensor, "rows keys values"],
+    bias: Float[Tensor, "#rows queries keys"] | None,
+) -> Float[Tensor, "rows queries values"]:
+    """softmax(q k^T / sqrt(features) + bias) v.
+
+    Args:
+        q: Queries, one matrix per example and head.
+        k: Keys.
+        v: Values.
+        bias: Added to the scores before the softmax, or None; -inf forbids.
+
+    Numerics: written out, as on a CPU torch's fused form is a tenth slower at the sizes of
+        benchmark images, and falls back to this one where values are wider than keys.
+    """
+    q = q / math.sqrt(q.shape[-1])
+    scores = torch.bmm(q, k.mT) if bias is None else torch.baddbmm(bias.to(q.dtype), q, k.mT)
+    return torch.bmm(torch.softmax(scores, -1).to(v.dtype), v)
+
+
+def future(length: int, like: Tensor) -> Float[Tensor, "queries keys"]:
+    """A bias of -inf where the key comes after the query, else 0."""
+    forbidden = torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device)
+    return forbidden.triu(1)
+
+
+class _AttentionLayer(SequenceLayer):
+    """y = W_o concat over heads of softmax(q k^T / sqrt(d_head) + bias) v."""
+
+    def __init__(self, config: AttentionConfig, *, d_model: int, length: int, noise: Noise):
+        """Made by `AttentionConfig.build`."""
+        super().__init__()
+        self.config, self.d_model = config, d_model
+        with global_stream(noise.fork("linear")):
+            self.qkv = nn.Linear(d_model, 3 * d_model)
+            self.out = nn.Linear(d_model, d_model)
+        self.bias = None
+        if config.relative_bias:
+            self.bias = RelativeBias(heads=config.heads, length=length, noise=noise.fork("bias"))
+
+    def forward(
+        self, x: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
+        """Maps (batch, length, d_model) to the same shape.
+
+        Raises:
+            ValueError: If the sequence is longer than the layer was built for.
+        """
+        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, -1))
+        bias = self._bias(x.shape[1], q)
+        if bias is not None:
+            bias = bias.repeat(len(x), 1, 1) if len(bias) > 1 else bias
+        y = attend(q, k, v, bias)
+        return self.out(rearrange(y, "(b h) l c -> b l (h c)", h=self.config.heads))
+
+    def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> None:
+        """None: there is no state equation inside."""
+        del x
+
+    def roles(self) -> Mapping[str, Role]:
+        """The bias is a gain."""
+        return {} if self.bias is None else {"bias.table": "gain"}
+
+    def _heads(self, part: Tensor) -> Tensor:
+        return rearrange(part, "b l (h c) -> (b h) l c", h=self.config.heads)
+
+    def _bias(self, length: int, like: Tensor) -> Tensor | None:
+        """(heads or 1, length, length), or None."""
+        bias = None if self.bias is None else self.bias(length)
+        if not self.config.causal:
+            return bias
+        mask = future(length, like)[None]
+        return mask if bias is None else bias + mask
+
+
+class Attention(_AttentionLayer):
+    """Attention to all tokens.
+
+    Source: vaswani2017attention, section 3.2.2.
+    """
+
+    def reference(
+        self, x: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
+        """One query at a time."""
+        W_q, W_k, W_v = rearrange(self.qkv.weight, "(p h c) d -> p h c d", p=3, h=self.config.heads)
+        b_q, b_k, b_v = rearrange(self.qkv.bias, "(p h c) -> p h c", p=3, h=self.config.heads)
+        k = torch.einsum("hcd,bsd->bshc", W_k, x) + b_k
+        v = torch.einsum("hcd,bsd->bshc", W_v, x) + b_v
+        outputs = []
+        for t, token in enumerate(x.unbind(1)):
+            q = torch.einsum("hcd,bd->bhc", W_q, token) + b_q
+            scores = torch.einsum("bhc,bshc->bsh", q, k) / math.sqrt(q.shape[-1])
+            if self.bias is not None:
+                start = self.bias.length - 1 - t
+                scores = scores + self.bias.table[:, start : start + x.shape[1]].T
+            weights = torch.exp(scores - scores.amax(1, keepdim=True))
+            weights = weights / weights.sum(1, keepdim=True)
+            outputs.append(self.out(torch.einsum("bsh,bshc->bhc", weights, v).flatten(1)))
+        return torch.stack(outputs, 1)
+
+
+class AttentionState(NamedTuple):
+    """All keys and values so far."""
+
+    keys: Float[Tensor, "rows time features"]
+    values: Float[Tensor, "rows time features"]
+
+
+class CausalAttention(_AttentionLayer, CausalLayer):
+    """Attention to the tokens so far.
+
+    Source: vaswani2017attention, section 3.2.3.
+    """
+
+    def initial_state(self, batch_size: int) -> AttentionState:
+        """No keys and no values."""
+        heads = self.config.heads
+        empty = self.out.weight.new_zeros(batch_size * heads, 0, self.d_model // heads)
+        return AttentionState(empty, empty)
+
+    def step(
+        self, x: Float[Tensor, "batch d_model"], state: AttentionState
+    ) -> tuple[Float[Tensor, "batch d_model"], AttentionState]:
+        """One time step."""
+        q, k, v = (self._heads(part) for part in self.qkv(x[:, None]).chunk(3, -1))
+        state = AttentionState(torch.cat([state.keys, k], 1), torch.cat([state.values, v], 1))
+        bias = None
+        if self.bias is not None:
+            bias = self.bias(state.keys.shape[1])[:, -1:].repeat(len(x), 1, 1)
+        y = attend(q, state.keys, state.values, bias)
+        return self.out(rearrange(y, "(b h) 1 c -> b (h c)", h=self.config.heads)), state

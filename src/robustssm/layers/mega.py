@@ -1,0 +1,312 @@
+"""Mega (ma2023mega): a moving average of every channel, then gated attention, then feed-forward."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustssm.core.config import register, settings
+from robustssm.core.rng import Noise, global_stream
+from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
+from robustssm.layers.attention import RelativeBias, attend, future
+from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
+from robustssm.layers.preparation import Preparing
+from robustssm.ops import recurrence as recurrences
+from robustssm.ops.convolution import causal_convolution
+from robustssm.ops.recurrence import Recurrence
+from robustssm.ops.structured import vandermonde_product
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values, (batch, length, width), to what is read."""
+
+
+@register("mega")
+@settings
+class MegaConfig(LayerConfig):
+    """Settings of a whole Mega layer, with its own residuals and norms: put no others around it.
+
+    qi2024exploring has d_model 128 with the defaults on CIFAR-10 and d_hidden and d_ffn 32 on
+    MNIST.
+
+    Source: ma2023mega, section 3, and its released code.
+    """
+
+    d_state: Annotated[int, Field(ge=1)] = 16
+    """Averages per channel and direction."""
+    d_attention: Annotated[int, Field(ge=1)] | None = None
+    """Width of queries and keys; None is d_model / 2, rounded up."""
+    d_hidden: Annotated[int, Field(ge=1)] | None = None
+    """Width of values and of the gate upon them; None is 2 d_model."""
+    d_ffn: Annotated[int, Field(ge=1)] | None = None
+    """Hidden width of the feed-forward part; None is 2 d_model."""
+    bidirectional: bool = True
+    """Both the average and the attention see all tokens; False: only the tokens so far."""
+    scaling: AdaptiveScalingConfig | None = None
+    """Adaptive scaling of the moving average."""
+
+    def build(self, *, d_model: int, length: int, noise: Noise) -> SequenceLayer:
+        """Makes the layer in float32 on the CPU, with relative positions up to `length`."""
+        made = Mega if self.bidirectional else CausalMega
+        return made(self, d_model=d_model, length=length, noise=noise)
+
+    @classmethod
+    def samples(cls) -> tuple[LayerConfig, ...]:
+        """Both ways, causal, and with adaptive scaling."""
+        return (
+            cls(),
+            cls(bidirectional=False, d_state=3),
+            cls(d_attention=3, d_hidden=5, d_ffn=4, scaling=AdaptiveScalingConfig()),
+        )
+
+
+class MovingAverage(Preparing):
+    """The multi-dimensional damped moving average and its skip, y = sum_n gamma h_n / sqrt(N) + w x.
+
+    h_n[t] = q_n h_n[t-1] + p_n beta_n x[t] with p = sigmoid(delta), q = 1 - p sigmoid(alpha), for
+    every channel; with two directions a second set of averages runs backwards and both are added
+    (so the present token counts in both). Computed in at least float32.
+
+    Source: ma2023mega, equations 5 to 7, and its released code, which adds the skip.
+    """
+
+    def __init__(self, *, d_model: int, d_state: int, directions: int, noise: Noise):
+        """Draws delta, alpha ~ N(0, 0.2), beta ~ N(0, 0.02) + (1, -1, 1, ...), gamma, omega ~ N(0, 1).
+
+        Args:
+            d_model: Number of channels.
+            d_state: Averages per channel and direction.
+            directions: 1 for causal, 2 for both.
+            noise: Source of the initial draws.
+        """
+        super().__init__()
+        shape = (directions, d_model, d_state)
+        self.delta = nn.Parameter(noise.fork("delta").normal(*shape, std=0.2))
+        self.alpha = nn.Parameter(noise.fork("alpha").normal(*shape, std=0.2))
+        signs = 1.0 - 2.0 * (torch.arange(d_state) % 2)
+        self.beta = nn.Parameter(noise.fork("beta").normal(*shape, std=0.02) + signs)
+        self.gamma = nn.Parameter(noise.fork("gamma").normal(*shape))
+        self.omega = nn.Parameter(noise.fork("omega").normal(d_model))
+
+    def forward(
+        self, x: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
+        """Maps (batch, length, d_model) to the same shape, by convolution."""
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            u, length = x.to(dtype), x.shape[1]
+            key = (length, dtype, self.omega.device)
+            taps = self._prepared(key, lambda: self._taps(length, dtype))
+            if len(self.delta) == 1:
+                return causal_convolution(u, taps).to(x.dtype)
+            both = causal_convolution(torch.cat([u, u.flip(1)], -1), taps)
+            y, backward = both.chunk(2, -1)
+            return (y + backward.flip(1)).to(x.dtype)
+
+    def kernel(
+        self, length: int, *, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "directions d_model length"]:
+        """k[l] = sum_n gamma_n p_n beta_n q_n^l / sqrt(N): the average's response, without skip."""
+        p, q = self._weights(torch.float64)
+        weights = p * self.beta * self.gamma / math.sqrt(p.shape[-1])
+        K = vandermonde_product(weights.flatten(0, 1).to(dtype), q.flatten(0, 1), length)
+        return K.unflatten(0, (len(p), -1))
+
+    def systems(self, dtype: torch.dtype) -> list[Recurrence]:
+        """One for each direction; the first one has the skip."""
+        p, q = self._weights(dtype)
+        B = p * self.beta.to(dtype)
+        C = self.gamma.to(dtype) / math.sqrt(p.shape[-1])
+        skip = self.omega.to(dtype)[:, None, None]
+        return [
+            Recurrence(
+                A=q[None, None, k],
+                B=B[None, None, k, :, :, None],
+                C=C[None, None, k, :, None],
+                D=skip if k == 0 else torch.zeros_like(skip),
+            )
+            for k in range(len(p))
+        ]
+
+    def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """p and q, (directions, d_model, d_state)."""
+        p = torch.sigmoid(self.delta.to(dtype))
+        return p, 1 - p * torch.sigmoid(self.alpha.to(dtype))
+
+    def _taps(self, length: int, dtype: torch.dtype) -> Tensor:
+        """The kernels of all directions, one after the other, the skip in the first one's tap 0."""
+        kernel = self.kernel(length, dtype=dtype)
+        skip = F.pad(self.omega.to(dtype)[:, None], (0, length - 1))
+        return torch.cat([kernel[0] + skip, *kernel[1:]])
+
+
+class _MegaLayer(SequenceLayer):
+    """m = silu(average of x + w x), v = silu(W_v x), (u, z, r, h_x) = W_m m with u = sigmoid(u),
+    z, r = silu(z), silu(r), q and k = z * gain + offset, each with its own,
+    h = silu(h_x + W_h (attention(q, k, v) * r)), x <- norm(x + u (h - x)), and
+    x <- norm(x + W_2 silu(W_1 x)).
+    """
+
+    def __init__(self, config: MegaConfig, *, d_model: int, length: int, noise: Noise):
+        """Made by `MegaConfig.build`."""
+        super().__init__()
+        self.config, self.d_model = config, d_model
+        d_attention = config.d_attention or math.ceil(d_model / 2)
+        hidden, ffn = config.d_hidden or 2 * d_model, config.d_ffn or 2 * d_model
+        self.widths = [d_model, d_attention, hidden, d_model]
+        self.average = MovingAverage(
+            d_model=d_model,
+            d_state=config.d_state,
+            directions=2 if config.bidirectional else 1,
+            noise=noise.fork("average"),
+        )
+        self.scaling = (
+            config.scaling.build(d_model=d_model, noise=noise.fork("scaling"))
+            if config.scaling
+            else None
+        )
+        self.value = _linear(d_model, hidden, noise.fork("value"))
+        self.mixed = _linear(d_model, sum(self.widths), noise.fork("mixed"))
+        self.hidden = _linear(hidden, d_model, noise.fork("hidden"))
+        self.qk_gain = nn.Parameter(noise.fork("qk").normal(2, d_attention, std=0.02))
+        self.qk_offset = nn.Parameter(torch.zeros(2, d_attention))
+        self.bias = RelativeBias(heads=1, length=length, noise=noise.fork("bias"))
+        self.norm = nn.LayerNorm(d_model)
+        self.expand = _linear(d_model, ffn, noise.fork("expand"))
+        self.contract = _linear(ffn, d_model, noise.fork("contract"))
+        self.ffn_norm = nn.LayerNorm(d_model)
+
+    def forward(
+        self, x: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
+        """Maps (batch, length, d_model) to the same shape.
+
+        Raises:
+            ValueError: If the sequence is longer than the layer was built for.
+        """
+        bias = self.bias(x.shape[1])
+        if not self.config.bidirectional:
+            bias = bias + future(x.shape[1], bias)
+        return self._gated(x, self.average(x), lambda q, k, v: attend(q, k, v, bias))
+
+    def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> Recurrence:
+        """The moving average with its skip."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        first, *rest = self.average.systems(dtype)
+        return replace(first, backward=rest[0] if rest else None)
+
+    def roles(self) -> Mapping[str, Role]:
+        """The average's delta, alpha and beta are dynamics, its skip and the bias gains."""
+        dynamics = ("average.delta", "average.alpha", "average.beta")
+        norms = (f"{norm}.{name}" for norm in ("norm", "ffn_norm") for name in ("weight", "bias"))
+        return {
+            **dict.fromkeys(dynamics, "dynamics"),
+            **dict.fromkeys(("average.omega", "bias.table"), "gain"),
+            **dict.fromkeys(norms, "norm"),
+        }
+
+    def _gated(self, x: Tensor, average: Tensor, attention: Attend) -> Tensor:
+        """All that follows the average; `attention` maps q, k and v to what is read."""
+        v = F.silu(self.value(x))
+        scaled = average if self.scaling is None else self.scaling(average)
+        u, z, r, h_x = self.mixed(F.silu(scaled)).split(self.widths, -1)
+        z = F.silu(z)
+        q, k = (
+            z * gain + offset for gain, offset in zip(self.qk_gain, self.qk_offset, strict=True)
+        )
+        h = F.silu(h_x + self.hidden(attention(q, k, v) * F.silu(r)))
+        x = self.norm(x + torch.sigmoid(u) * (h - x))
+        return self.ffn_norm(x + self.contract(F.silu(self.expand(x))))
+
+
+class Mega(_MegaLayer):
+    """Mega with averages in both directions and attention to all tokens.
+
+    Source: ma2023mega, section 3; figure 2.
+    """
+
+    def reference(
+        self, x: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
+        """The average as a recurrence, and attention one query at a time."""
+        average = recurrences.run(self.recurrence(x), x)
+
+        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            outputs = []
+            for t, query in enumerate(q.unbind(1)):
+                start = self.bias.length - 1 - t
+                offsets = self.bias.table[0, start : start + len(k[0])]
+                scores = torch.einsum("bc,bsc->bs", query, k) / math.sqrt(q.shape[-1]) + offsets
+                weights = torch.exp(scores - scores.amax(1, keepdim=True))
+                weights = weights / weights.sum(1, keepdim=True)
+                outputs.append(torch.einsum("bs,bsc->bc", weights, v))
+            return torch.stack(outputs, 1)
+
+        return self._gated(x, average, attention)
+
+
+class MegaState(NamedTuple):
+    """The averages, the system they follow, and all keys and values so far."""
+
+    h: Float[Tensor, "batch d_model d_state"]
+    system: Recurrence
+    keys: Float[Tensor, "batch time d_attention"]
+    values: Float[Tensor, "batch time d_hidden"]
+
+
+class CausalMega(_MegaLayer, CausalLayer):
+    """Mega as a decoder: forward averages, and attention to the tokens so far.
+
+    Source: ma2023mega, section 3.
+    """
+
+    def initial_state(self, batch_size: int) -> MegaState:
+        """Averages of zero, no keys and no values."""
+        dtype = torch.promote_types(self.average.omega.dtype, torch.float32)
+        system = self.average.systems(dtype)[0]
+        token = self.qk_offset.new_zeros(batch_size, self.d_model)
+        _, d_attention, hidden, _ = self.widths
+        return MegaState(
+            recurrences.initial_state(system, token),
+            system,
+            token.new_zeros(batch_size, 0, d_attention),
+            token.new_zeros(batch_size, 0, hidden),
+        )
+
+    def step(
+        self, x: Float[Tensor, "batch d_model"], state: MegaState
+    ) -> tuple[Float[Tensor, "batch d_model"], MegaState]:
+        """One time step.
+
+        Raises:
+            ValueError: If there were as many steps as the layer was built for.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            u = x.to(state.system.D.dtype)
+            h = recurrences.advance(state.system, state.h, u)
+            average = recurrences.read(state.system, h, u).to(x.dtype)
+        seen = {}
+
+        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            seen["keys"] = torch.cat([state.keys, k], 1)
+            seen["values"] = torch.cat([state.values, v], 1)
+            bias = self.bias(seen["keys"].shape[1])[:, -1:]
+            return attend(q, seen["keys"], seen["values"], bias)
+
+        y = self._gated(x[:, None], average[:, None], attention)
+        return y[:, 0], MegaState(h, state.system, **seen)
+
+
+def _linear(inputs: int, outputs: int, noise: Noise) -> nn.Linear:
+    """Weights from N(0, 0.02), biases of zero."""
+    with global_stream(noise):  # the default draws are overwritten, but must not touch the outside
+        made = nn.Linear(inputs, outputs)
+    with torch.no_grad():
+        made.weight.copy_(noise.normal(outputs, inputs, std=0.02))
+        made.bias.zero_()
+    return made

@@ -1,0 +1,169 @@
+"""The page: well-formed, alone, escaped, complete."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from tests.reporting.synthetic import ATTACKS, result, write_run
+
+from robustssm.core.config import from_dict, names, to_dict
+from robustssm.records import Flagged
+from robustssm.reporting import html, write_report
+from robustssm.reporting.base import MISSING, Document, RowGroup, Table
+from robustssm.reporting.load import load
+from robustssm.reporting.overview import Overview
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+HOSTILE = "<script>alert('x')</script>\"&'`|*_[a](http://evil.example)\u202e\x00 $x$"
+
+
+class Page(HTMLParser):
+    """Checks nesting as it reads; collects names, references, tags and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.references, self.tags, self.text = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == [], "every element is closed"
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for key, value in attrs if key == "id"]
+        for key, value in attrs:
+            if key in ("href", "xlink:href", "src", "srcset", "action", "data"):
+                self.references.append(value)
+            self.references += re.findall(r"url\(([^)]*)\)", value or "")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes what is open"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    sign = Flagged(name="masking", message="gradients vanish", severity="invalid")
+    relu = {"form": "scale", "activation": "relu"}
+    write_run(root / "a", best=result(0.905, {"pgd-10": 0.615, "square": 0.6}))
+    write_run(root / "b", method="standard", best=result(0.99, ATTACKS, warnings=(sign,)))
+    write_run(root / "c", scaling=relu, best=result(0.925, ATTACKS))
+    write_run(root / "d", best=result(0.905, {"pgd-10": 0.635, "square": 0.6}), seed=1)
+    (write_run(root / "half") / "evaluation.json").unlink()
+    (write_run(root / "broken") / "recipe.json").write_text("{")
+    return root
+
+
+@pytest.fixture(scope="module")
+def text(runs):
+    return html.page(Overview().render(load([runs])))
+
+
+def test_the_page_is_well_formed_and_its_names_are_unique(text):
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids))
+    assert {tag for tag, _ in page.tags} >= {"svg", "table", "details", "nav", "h1"}
+
+
+def test_the_page_needs_nothing_but_itself(text):
+    page = Page(text)
+    assert page.references, "the page has references to look at"
+    assert all(reference.startswith("#") for reference in page.references)
+    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert "http:" not in text and "https:" not in text and "@import" not in text
+
+
+def test_every_number_of_every_run_is_there(text):
+    words = " ".join(Page(text).text)
+    for number in ("90.5", "61.5", "63.5", "99.0", "92.5", "60.0", "55.0", "[53.1, 66.5]"):
+        assert number in words
+    for fact in ("robustssm run digits.s4_trades --set seed=1", "0123456789abcdef", "torch 2.11.0"):
+        assert fact in words
+    assert "62.5" in words and "± 1.4" in words and "2 seeds" in words  # the mean of two seeds
+
+
+def test_what_is_left_out_is_listed_with_its_reason(text):
+    words = " ".join(Page(text).text)
+    assert "Unfinished and damaged runs" in words
+    assert "evaluation.json is missing; training reached epoch 4 of 4" in words
+    assert "recipe.json must be a JSON file" in words
+
+
+def test_warnings_stand_above_the_numbers_they_concern(text):
+    assert text.index('id="note-w1"') < text.index('href="#note-w1"')
+    assert text.index("gradients vanish") < text.index("<table")
+    assert re.search(r'<td class="invalid[^>]*><span class="number">60.0</span>', text)
+
+
+def test_colours_follow_the_reader(text):
+    assert "prefers-color-scheme: dark" in text
+    drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert "var(--clean)" in drawings
+    assert not re.findall(r"(?:fill|stroke): #", drawings)
+
+
+def test_texts_from_files_are_escaped_everywhere(tmp_path):
+    sign = Flagged(name=HOSTILE, message=HOSTILE)
+    best = result(0.9, {HOSTILE: 0.5}, warnings=(sign,), threat={"norm": HOSTILE, HOSTILE: HOSTILE})
+    write_run(
+        tmp_path / "runs" / "<img src=x onerror=alert(1)>",
+        recipe=HOSTILE,
+        layer=HOSTILE,
+        method=HOSTILE,
+        dataset=HOSTILE,
+        best=best,
+        last=result(0.9, {HOSTILE: 0.4}),
+        provenance={"command": HOSTILE, "packages": {HOSTILE: HOSTILE}, HOSTILE: [HOSTILE]},
+        extra=HOSTILE,
+    )
+    (
+        write_run(tmp_path / "runs" / HOSTILE.replace("/", "").replace("\x00", "")) / "recipe.json"
+    ).unlink()
+    paths = write_report([tmp_path / "runs"], tmp_path / "out")
+    page = Page(paths.html.read_text())
+    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
+    assert not [ref for ref in page.references if not ref.startswith("#")]
+    assert "<script>alert('x')</script>" in " ".join(page.text)  # as text
+    assert "<script" not in paths.markdown.read_text()
+    assert not {"\u202e", "\x00"} & set(paths.html.read_text() + paths.markdown.read_text())
+
+
+def test_the_same_runs_give_the_same_bytes(runs, tmp_path):
+    one = write_report([runs], tmp_path / "one")
+    two = write_report([runs], tmp_path / "two")
+    files = sorted(path.relative_to(one.html.parent) for path in one.html.parent.rglob("*.*"))
+    assert len(files) > 5
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert one.markdown.name == "report.md" and two.html.name == "report.html"
+
+
+def test_headings_span_what_they_head():
+    columns = (("A", "x"), ("A", "y"), ("B", "x"))
+    table = Table(caption="", corner="", columns=columns, groups=(RowGroup(rows=()),))
+    assert html.headings(table) == [
+        [("A", 2, "outer"), ("B", 1, "outer")],
+        [("x", 1, "outer"), ("y", 1, ""), ("x", 1, "outer")],
+    ]
+
+
+def test_an_empty_document_is_a_page():
+    assert Page(html.page(Document(title="<b>", sections=()))).text.count("<b>") == 2
+    assert MISSING.state == "missing"
+
+
+def test_the_overview_is_registered_and_round_trips():
+    assert "overview" in names("report")
+    report = Overview(level=0.9, title="T")
+    assert from_dict(Overview, to_dict(report)) == report
+    with pytest.raises(ValueError, match=r"Overview\(level"):
+        Overview(level=1.0)
