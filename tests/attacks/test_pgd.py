@@ -152,6 +152,24 @@ def test_restarts_skip_what_is_fooled_and_give_the_same_flags(network, monkeypat
     assert set(seen) == {len(x)}
 
 
+def test_an_unprojected_start_is_no_candidate(network):
+    """A model that is wrong only outside the ball must not lure the best iterate there."""
+    model, x, y = network
+
+    def lure(z):
+        logits = model(z)
+        outside = (z.detach() - x).flatten(1).abs().amax(1) > 0.05 * (1 + 1e-6)
+        return torch.where(outside[:, None], logits - 100 * F.one_hot(y, 4), logits)
+
+    found = {}
+    for keep in ("best", "last"):
+        attack = PGD(steps=5, start="normal", start_std=0.5, keep=keep)
+        noise = Noise(5, torch.arange(len(x)))
+        x_adv = attack(lure, x, y, threat=Threat(eps=0.05), noise=noise)
+        found[keep] = divergence.wrong(lure(x_adv), y)
+    assert found["last"].any() and (found["best"] | ~found["last"]).all()
+
+
 def test_a_better_start_is_kept(network):
     """With steps that do harm, the best iterate is the start; the last is not."""
     model, x, y = network

@@ -89,7 +89,10 @@ def test_doctor_checks_every_layer():
         (["show", "digits.s4_trades", "--set", "epochs=many"], "must be a valid integer"),
         (["show", "digits.s4_trades", "--set", "model.layer=s44"], "No layer is called 's44'"),
         (["show", "digits.s4_trades", "--set", 'attacks=["pdg"]'], "Did you mean 'pgd'"),
-        (["show", "digits.s4_trades", "--set", "attacks.5.steps=1"], "must be an index below 2"),
+        (
+            ["show", "digits.s4_trades", "--set", "attacks.5.steps=1"],
+            "must have an index from 0 to 1",
+        ),
         (["run", "digits.s4_trades", "--device", "cuda:x"], "No device is called 'cuda:x'"),
         (["evaluate", "no/such/run"], "must be a run directory"),
     ],

@@ -15,6 +15,6 @@ def samples():
             yield pytest.param(sample, id=f"{name}-{i}")
 
 
-@pytest.mark.parametrize("config", samples())
+@pytest.mark.parametrize("config", list(samples()))
 def test_layer_keeps_the_contract(config):
     check_layer(config, d_model=8)

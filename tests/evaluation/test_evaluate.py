@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -121,6 +122,28 @@ def test_a_module_is_switched_to_eval_mode_and_left_as_it_was():
         assert run(model, x, y, [PGD(steps=2)]) == result
     with torch.inference_mode():
         assert run(model, x, y, [PGD(steps=2)]) == result
+
+
+def test_a_model_that_can_be_frozen_is_frozen_throughout(network):
+    model, x, y = network
+    depths = []
+
+    class Freezing(torch.nn.Module):
+        depth = 0
+
+        @contextmanager
+        def frozen(self):
+            self.depth += 1
+            yield
+            self.depth -= 1
+
+        def forward(self, z):
+            depths.append(self.depth)
+            return model(z)
+
+    freezing = Freezing()
+    assert run(freezing, x, y, [PGD(steps=2)]) == run(model, x, y, [PGD(steps=2)])
+    assert set(depths) == {1, 2} and freezing.depth == 0
 
 
 def test_a_nan_counts_as_wrong_and_is_flagged(network):

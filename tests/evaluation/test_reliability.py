@@ -138,7 +138,7 @@ def warnings_of(attacks, outcomes, *, clean, n):
         (3, 40, 10, False),
         (40, 40, 0, True),
         (20, 40, 0, False),
-        (9, 9, 10, True),
+        (12, 12, 10, True),
     ],
 )
 def test_repairs_must_outweigh_what_was_fooled(repaired, tried, survived, rises):
@@ -153,7 +153,9 @@ def test_repairs_must_outweigh_what_was_fooled(repaired, tried, survived, rises)
     "weak, strong, comparable",
     [
         (FGSM(), PGD(steps=10), True),
-        (FGSM(), PGD(steps=1), False),
+        (FGSM(), PGD(steps=1, step_size=2.0), False),
+        (FGSM(), PGD(steps=7), False),
+        (FGSM(), PGD(steps=7, start="none"), True),
         (PGD(steps=10), PGD(steps=50), True),
         (PGD(steps=10), PGD(steps=10, restarts=3), True),
         (PGD(steps=10), PGD(steps=50, loss="margin"), False),

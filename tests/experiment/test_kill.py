@@ -52,7 +52,7 @@ def test_killed_and_resumed_is_the_same_run(tmp_path, recipe):
         wait_for_lines(killed / "metrics.jsonl", target, process)
         time.sleep(float(Noise(os.getpid()).fork("pause", kill).uniform(1, high=0.05)))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         assert not (killed / "evaluation.json").exists()
     finish(start(recipe, killed, "--resume"))
     same_weights(whole, killed)

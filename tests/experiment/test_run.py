@@ -117,9 +117,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr("robustssm.training.loop.train_batch", sabotage)
     experiment = override(recipe("digits.s4_standard"), SMALL)
-    with pytest.raises(
-        NonFiniteLoss, match=r"epoch 2, step 5: 'loss' is nan.*last good"
-    ):
+    with pytest.raises(NonFiniteLoss, match=r"epoch 2, step 5: 'loss' is nan.*last good"):
         run(experiment, tmp_path / "run", device="cpu")
     monkeypatch.undo()
     run(experiment, tmp_path / "run", device="cpu", resume=True)

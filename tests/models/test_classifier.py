@@ -1,6 +1,7 @@
 """The classifier: its formula, its split into embed and classify, its draws and its messages."""
 
 import dataclasses
+import inspect
 from contextlib import contextmanager
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier, SplitClassifier
 from robustssm.models.block import BlockConfig
-from robustssm.models.classifier import Normalize, SequenceClassifierConfig
+from robustssm.models.classifier import Normalize, SequenceClassifier, SequenceClassifierConfig
 from robustssm.models.tokens import LegacyRaster, Patches, Raster
 
 SHAPE = (3, 4, 6)
@@ -185,6 +186,12 @@ def test_an_input_of_another_shape_is_refused(config, shape):
     for function in (model, model.embed):
         with pytest.raises(ValueError, match=message):
             function(torch.zeros(shape))
+
+
+def test_stored_bytes_are_refused(config):
+    embed = inspect.unwrap(SequenceClassifier.embed)  # beyond the type check of the tests
+    with pytest.raises(ValueError, match=r"floating-point inputs; got torch\.uint8"):
+        embed(build(config), torch.zeros(2, *SHAPE, dtype=torch.uint8))
 
 
 def test_what_does_not_fit_is_refused_when_built(config):

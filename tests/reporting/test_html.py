@@ -103,6 +103,19 @@ def test_warnings_stand_above_the_numbers_they_concern(text):
     assert re.search(r'<td class="invalid[^>]*><span class="number">60.0</span>', text)
 
 
+def test_a_warning_on_both_checkpoints_is_said_once(tmp_path):
+    sign = Flagged(name="masking", message="gradients vanish")
+    same = result(0.9, ATTACKS, warnings=(sign,))
+    write_run(tmp_path / "a", best=same, last=same)
+    section = Overview().render(load([tmp_path])).sections[1]
+    notes, table, *_ = section.blocks
+    assert [note.text for note in notes.notes] == [
+        "digits, S4, TRADES, best and last of a: gradients vanish (masking)"
+    ]
+    marked = [cell.marks for cell in table.groups[0].rows[0].cells]
+    assert marked == [()] * 3 + [("w1",)] * 9
+
+
 def test_colours_follow_the_reader(text):
     assert "prefers-color-scheme: dark" in text
     drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
@@ -133,7 +146,8 @@ def test_texts_from_files_are_escaped_everywhere(tmp_path):
     assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
     assert not [ref for ref in page.references if not ref.startswith("#")]
     assert "<script>alert('x')</script>" in " ".join(page.text)  # as text
-    assert "<script" not in paths.markdown.read_text()
+    fenced = re.compile(r"^(`{3,})$.*?^\1$", flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in fenced.sub("", paths.markdown.read_text())
     assert not {"\u202e", "\x00"} & set(paths.html.read_text() + paths.markdown.read_text())
 
 

@@ -1,18 +1,21 @@
 """The losses that an attack may climb in place of the error count, which has no gradient."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustssm.core.types import Freezable, LogitsFn
+from robustssm.core.types import LogitsFn
 from robustssm.ops import divergence
 
 LossName = Literal["cross_entropy", "margin", "dlr", "kl"]
 """kl is KL(p(x) || p(x_adv)), from the clean prediction, and ignores the label."""
+
+
+Freeze = Callable[[], AbstractContextManager[object]]
 
 
 class Value(NamedTuple):
@@ -95,11 +98,10 @@ class Surrogate:
 
 @contextmanager
 def frozen(logits: LogitsFn) -> Iterator[None]:
-    """Lets a model prepare once per attack, if it can, what depends on parameters alone."""
-    if isinstance(logits, Freezable):
-        with logits.frozen():
-            yield
-    else:
+    """Lets a `core.types.Freezable` model prepare once, for these lines, what no input changes."""
+    # Asked for by name: wrappers forward attributes, which protocol checks of newer Pythons miss.
+    freeze: Freeze | None = getattr(logits, "frozen", None)
+    with nullcontext() if freeze is None else freeze():
         yield
 
 

@@ -22,12 +22,10 @@ def recipes_table(tier: str | None) -> Table:
             "`robustssm show RECIPE` its settings"
         )
         return table
-    table = Table("structure", *recipes.METHODS, title=recipes.TIERS[tier][1])
-    rows: dict[tuple[str, str | None], list[str]] = {}
+    table = Table("recipe", "structure", "adaptive scaling", "training")
     for cell in recipes.cells(tier):
-        rows.setdefault((cell.structure, cell.ads), []).append(cell.name)
-    for (structure, ads), row in rows.items():
-        table.add_row(structure + (f" + AdS {ads}" if ads else ""), *row)
+        table.add_row(cell.name, cell.structure, cell.ads or "", cell.method)
+    table.caption = recipes.TIERS[tier][1]
     return table
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from robustssm.attacks.base import Attack
+from robustssm.attacks.surrogate import frozen
 from robustssm.attacks.threat import Threat
 from robustssm.core.config import to_dict
 from robustssm.core.modes import mode
@@ -55,7 +56,8 @@ def evaluate(
 
     Args:
         model: Maps (batch, ...) to logits (batch, classes). A module is switched to eval mode and
-            back; any other function has no mode and must already be as it is to be judged.
+            back, and frozen meanwhile if it can be (`core.types.Freezable`); any other function
+            has no mode and must already be as it is to be judged.
         data_x: Inputs (n, ...), floats within `threat.bounds`.
         data_y: True classes (n,), from 0.
         attacks: Attacks by their labels, or under labels of your own. None: clean accuracy only.
@@ -75,7 +77,7 @@ def evaluate(
     named = _named(attacks)
     _check_data(data_x, data_y, threat, batch_size)
     job = _Job(model, data_x, data_y, threat, streams, batch_size, device, progress)
-    with mode(model, training=False):
+    with torch.inference_mode(False), mode(model, training=False), frozen(model):
         clean, nan = job.classify()
         right, wrong = clean.nonzero().flatten(), (~clean).nonzero().flatten()
         seen = (right if len(right) else wrong)[: reliability.EXAMPLES]

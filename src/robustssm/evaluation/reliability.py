@@ -38,7 +38,7 @@ class Preflight:
     randomness: float
     """Largest difference between two passes over the same inputs; relative, as those below."""
     batch_dependence: float
-    """Largest difference between an example's logits alone and in its batch."""
+    """Largest difference between an example's logits in its batch and in half of it."""
     gradient_path: float
     """Largest difference between logits computed with and without gradients enabled."""
     probabilities: bool
@@ -85,10 +85,11 @@ def preflight(
         zero += int((rows == 0).all(1).sum())
         non_finite += int((~rows.isfinite()).any(1).sum())
     first = x[:batch_size]
+    half = first[: (len(first) + 1) // 2]  # not one alone, which train mode itself would refuse
     with torch.inference_mode(False), torch.enable_grad():
         climbed = model(first.detach().clone().requires_grad_()).detach()
     with torch.no_grad():
-        logits, again, alone = model(first), model(first), model(first[:1])
+        logits, again, among = model(first), model(first), model(half)
     return Preflight(
         examined=len(x),
         differentiable=differentiable,
@@ -96,7 +97,7 @@ def preflight(
         non_finite_gradients=non_finite,
         tolerance=max(1e-3, 8 * torch.finfo(logits.dtype).eps),
         randomness=_gap(logits, again),
-        batch_dependence=_gap(logits[:1], alone),
+        batch_dependence=_gap(logits[: len(half)], among),
         gradient_path=_gap(logits, climbed),
         probabilities=bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()),
     )
@@ -267,10 +268,13 @@ def _order_flags(attacks: Mapping[str, Attack], outcomes: Mapping[str, Outcome])
 
 
 def _contains(stronger: Attack, weaker: Attack) -> bool:
-    """Whether one attack is the other with more steps or runs, or PGD beside FGSM."""
+    """Whether one attack is the other with more steps or runs, or a PGD that reaches past FGSM."""
     low, high = to_dict(weaker), to_dict(stronger)
     if (weaker.name, stronger.name) == ("fgsm", "pgd"):
-        return high["steps"] > 1
+        across = (
+            2 if high["start"] == "uniform" else 1
+        )  # from the far side of the ball, or its centre
+        return high["steps"] > 1 and high["steps"] * high["step_size"] >= across
     if type(weaker) is not type(stronger):
         return False
     different = {key for key in low if low[key] != high[key]}

@@ -16,11 +16,9 @@ from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.attention import RelativeBias, attend, future
 from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
-from robustssm.layers.preparation import Preparing
+from robustssm.layers.moving_average import MovingAverage
 from robustssm.ops import recurrence as recurrences
-from robustssm.ops.convolution import causal_convolution
 from robustssm.ops.recurrence import Recurrence
-from robustssm.ops.structured import vandermonde_product
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys and values, (batch, length, width), to what is read."""
@@ -63,86 +61,6 @@ class MegaConfig(LayerConfig):
             cls(bidirectional=False, d_state=3),
             cls(d_attention=3, d_hidden=5, d_ffn=4, scaling=AdaptiveScalingConfig()),
         )
-
-
-class MovingAverage(Preparing):
-    """The multi-dimensional damped moving average and its skip, y = sum_n gamma h_n / sqrt(N) + w x.
-
-    h_n[t] = q_n h_n[t-1] + p_n beta_n x[t] with p = sigmoid(delta), q = 1 - p sigmoid(alpha), for
-    every channel; with two directions a second set of averages runs backwards and both are added
-    (so the present token counts in both). Computed in at least float32.
-
-    Source: ma2023mega, equations 5 to 7, and its released code, which adds the skip.
-    """
-
-    def __init__(self, *, d_model: int, d_state: int, directions: int, noise: Noise):
-        """Draws delta, alpha ~ N(0, 0.2), beta ~ N(0, 0.02) + (1, -1, 1, ...), gamma, omega ~ N(0, 1).
-
-        Args:
-            d_model: Number of channels.
-            d_state: Averages per channel and direction.
-            directions: 1 for causal, 2 for both.
-            noise: Source of the initial draws.
-        """
-        super().__init__()
-        shape = (directions, d_model, d_state)
-        self.delta = nn.Parameter(noise.fork("delta").normal(*shape, std=0.2))
-        self.alpha = nn.Parameter(noise.fork("alpha").normal(*shape, std=0.2))
-        signs = 1.0 - 2.0 * (torch.arange(d_state) % 2)
-        self.beta = nn.Parameter(noise.fork("beta").normal(*shape, std=0.02) + signs)
-        self.gamma = nn.Parameter(noise.fork("gamma").normal(*shape))
-        self.omega = nn.Parameter(noise.fork("omega").normal(d_model))
-
-    def forward(
-        self, x: Float[Tensor, "batch length d_model"]
-    ) -> Float[Tensor, "batch length d_model"]:
-        """Maps (batch, length, d_model) to the same shape, by convolution."""
-        with torch.autocast(x.device.type, enabled=False):
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            u, length = x.to(dtype), x.shape[1]
-            key = (length, dtype, self.omega.device)
-            taps = self._prepared(key, lambda: self._taps(length, dtype))
-            if len(self.delta) == 1:
-                return causal_convolution(u, taps).to(x.dtype)
-            both = causal_convolution(torch.cat([u, u.flip(1)], -1), taps)
-            y, backward = both.chunk(2, -1)
-            return (y + backward.flip(1)).to(x.dtype)
-
-    def kernel(
-        self, length: int, *, dtype: torch.dtype = torch.float32
-    ) -> Float[Tensor, "directions d_model length"]:
-        """k[l] = sum_n gamma_n p_n beta_n q_n^l / sqrt(N): the average's response, without skip."""
-        p, q = self._weights(torch.float64)
-        weights = p * self.beta * self.gamma / math.sqrt(p.shape[-1])
-        K = vandermonde_product(weights.flatten(0, 1).to(dtype), q.flatten(0, 1), length)
-        return K.unflatten(0, (len(p), -1))
-
-    def systems(self, dtype: torch.dtype) -> list[Recurrence]:
-        """One for each direction; the first one has the skip."""
-        p, q = self._weights(dtype)
-        B = p * self.beta.to(dtype)
-        C = self.gamma.to(dtype) / math.sqrt(p.shape[-1])
-        skip = self.omega.to(dtype)[:, None, None]
-        return [
-            Recurrence(
-                A=q[None, None, k],
-                B=B[None, None, k, :, :, None],
-                C=C[None, None, k, :, None],
-                D=skip if k == 0 else torch.zeros_like(skip),
-            )
-            for k in range(len(p))
-        ]
-
-    def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """p and q, (directions, d_model, d_state)."""
-        p = torch.sigmoid(self.delta.to(dtype))
-        return p, 1 - p * torch.sigmoid(self.alpha.to(dtype))
-
-    def _taps(self, length: int, dtype: torch.dtype) -> Tensor:
-        """The kernels of all directions, one after the other, the skip in the first one's tap 0."""
-        kernel = self.kernel(length, dtype=dtype)
-        skip = F.pad(self.omega.to(dtype)[:, None], (0, length - 1))
-        return torch.cat([kernel[0] + skip, *kernel[1:]])
 
 
 class _MegaLayer(SequenceLayer):

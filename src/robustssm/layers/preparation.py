@@ -25,7 +25,7 @@ class Preparing(nn.Module):
             self._kept = before
 
     def _prepared(self, key: Hashable, make: Callable[[], Prepared]) -> Prepared:
-        """What `make` returns; if frozen, made at the first call with this key, without gradient."""
+        """What `make` returns; if frozen, made once for each key, without gradient."""
         if self._kept is None:
             return make()
         if key not in self._kept:

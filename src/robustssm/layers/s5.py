@@ -175,15 +175,16 @@ class S5(Preparing, CausalLayer):
         return self._scaled(y.to(x.dtype)), S5State(h, state.system)
 
     def roles(self) -> Mapping[str, Role]:
-        """Eigenvalues, step sizes and B are dynamics, as in the authors' code; the skip is a gain."""
-        return dict.fromkeys(("A", "log_dt", "B"), "dynamics") | {"D": "gain"}
+        """Eigenvalues, step sizes and B are dynamics; the skip is a gain."""
+        return {**dict.fromkeys(("A", "log_dt", "B"), "dynamics"), "D": "gain"}
 
     def _system(self) -> _System:
-        """The discrete system in at least float32, computed in float64: errors of A grow with time."""
+        """The discrete system in at least float32."""
         dtype = torch.promote_types(self.A.dtype, torch.float32)
         return self._prepared((dtype, self.A.device), lambda: self._make_system(dtype))
 
     def _make_system(self, dtype: torch.dtype) -> _System:
+        # In float64, as it is small and an error of A grows with every step that A takes.
         real, imaginary = self.A.double().unbind(-1)
         if self.config.real_part == "negative":
             real = -torch.exp(real)

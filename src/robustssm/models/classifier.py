@@ -121,7 +121,7 @@ class SequenceClassifier(nn.Module):
         """Maps inputs (batch, *shape) to unnormalised scores (batch, num_classes).
 
         Raises:
-            ValueError: If `x` has another shape.
+            ValueError: If `x` has another shape, or is not floating-point.
         """
         return self.classify(self.embed(x))
 
@@ -129,13 +129,18 @@ class SequenceClassifier(nn.Module):
         """Normalises, cuts into tokens and maps these to (batch, length, d_model); affine in `x`.
 
         Raises:
-            ValueError: If `x` has another shape.
+            ValueError: If `x` has another shape, or is not floating-point.
         """
         if tuple(x.shape[1:]) != self.shape:
             expected = ", ".join(str(n) for n in self.shape)
             raise ValueError(
                 f"This classifier takes inputs of shape (batch, {expected}); got {tuple(x.shape)}. "
                 "Give it batches of the data set that it was built for."
+            )
+        if not x.is_floating_point():
+            raise ValueError(
+                f"This classifier takes floating-point inputs; got {x.dtype}. Bring them to the "
+                "bounds of the data set first (images: x.float() / 255)."
             )
         if self.mean is not None and self.std is not None:
             x = (x - self.mean) / self.std

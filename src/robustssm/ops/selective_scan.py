@@ -103,7 +103,8 @@ class _SelectiveScan(torch.autograd.Function):
     ) -> Tensor:
         rows, steps = _tile(x, A)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        starts = x.new_zeros(-(-x.shape[1] // steps), len(x), A.shape[1], A.shape[0])
+        starts = x.new_empty(-(-x.shape[1] // steps), len(x), A.shape[1], A.shape[0])
+        starts[0].zero_()
         for first in range(0, len(x), rows):
             block = slice(first, first + rows)
             chunks = _Chunks(x[block], delta[block], A, B[block], steps, zoh)
@@ -148,8 +149,11 @@ class _Chunks:
         self.x, self.delta, self.B, self.steps, self.zoh = x, delta, B, steps, zoh
         self.A = A.t().contiguous()
         self.rates = self.A * _LOG2_E
-        shape = (len(x), steps, *self.A.shape)
-        self.buffers = [x.new_empty(math.prod(shape)) for _ in range(2)]
+        self.zero = (self.A == 0).to(A.dtype)
+        self.inverse = (1 - self.zero) / (self.A + self.zero)
+        size = len(x) * steps * A.numel()
+        self.buffers = [x.new_empty(size) for _ in range(3 if zoh else 2)]
+        self.gain: Tensor | None = None
 
     def span(self, k: int) -> slice:
         """The steps of chunk k."""
@@ -162,22 +166,33 @@ class _Chunks:
         return buffer[: math.prod(shape)].view(shape)
 
     def run(self, k: int, start: Tensor) -> tuple[Tensor, Tensor]:
-        """The factors a = exp(delta A) and the states h of chunk k; the next call overwrites them.
-
-        Through exp2: torch.exp takes three times as long on some processors.
-        """
+        """The factors a = exp(delta A) and the states h of chunk k, and `gain`; in the buffers."""
         span = self.span(k)
-        a, h = (self.empty(k, buffer) for buffer in self.buffers)
+        a, h, *gain = (self.empty(k, buffer) for buffer in self.buffers)
         delta = self.delta[:, span, None]
-        torch.exp2(torch.mul(delta, self.rates, out=a), out=a)
         torch.mul(self.x[:, span, None], self.B[:, span, :, None], out=h)
-        if self.zoh:
-            h.mul_(hold_gain(delta, self.A))
+        if gain:
+            torch.expm1(torch.mul(delta, self.A, out=a), out=a)
+            self.gain = torch.mul(a, self.inverse, out=gain[0]).addcmul_(delta, self.zero)
+            h.mul_(self.gain)
+            a.add_(1)
+        else:
+            # torch.exp takes three times as long as exp2 on some processors.
+            torch.exp2(torch.mul(delta, self.rates, out=a), out=a)
         previous = start
         for a_t, h_t in zip(a.unbind(1), h.unbind(1), strict=True):
             h_t.addcmul_(a_t, previous)
             previous = h_t
         return a, h
+
+    def gain_slope(self, k: int, a: Tensor) -> Tensor:
+        """The slope of the gain in A, (delta a - gain) / A, by its series where that cancels."""
+        assert self.gain is not None
+        delta = self.delta[:, self.span(k), None]
+        z = delta * self.A
+        direct = (delta * a - self.gain) * self.inverse
+        series = 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z / 144)))
+        return torch.where(z.abs() < 0.03, series * delta**2, direct)
 
 
 def _chunks_backward(
@@ -191,8 +206,8 @@ def _chunks_backward(
     """Writes the gradients of some rows into `slopes` (x, delta, B, C) and adds to `dA`.
 
     g[t] = C[t] dy[t] + a[t+1] g[t+1] is the gradient of h[t]. From it, with w = g a h[t-1],
-    dC = sum_d dy h, dB = sum_d g gain x, dx = sum_n g gain B, ddelta = sum_n w A, and, where the
-    gain depends on delta, d gain / d delta = a adds sum_n g a B x.
+    dC = sum_d dy h, dB = sum_d g gain x, dx = sum_n g gain B, ddelta = sum_n w A, dA = sum w delta,
+    and, where the gain depends on delta and A, its slopes times g B x; the one in delta is a.
     """
     dx, ddelta, dB, dC = slopes
     spare, carry = torch.empty_like(chunks.buffers[0]), None
@@ -207,16 +222,15 @@ def _chunks_backward(
         for t in reversed(range(len(g_t) - 1)):
             g_t[t].addcmul_(a_t[t + 1], g_t[t + 1])
         dC[:, span] = _over_channels(dy[:, span], h)
+        if chunks.gain is not None and dA is not None:
+            slope = chunks.gain_slope(k, a).mul_(g).mul_(x[:, :, None])
+            dA += torch.einsum("btnd,btn->dn", slope, B)
         w = a.mul_(g)
         carry = w[:, 0].clone()
         from_gain = 0.0
-        if chunks.zoh:
-            held = delta[:, :, None]
+        if chunks.gain is not None:
             from_gain = _over_states(B, w) * x
-            if dA is not None:
-                slope = _hold_gain_slope(held, chunks.A)
-                dA += (slope * g * B[..., None] * x[:, :, None]).sum((0, 1)).t()
-            g.mul_(hold_gain(held, chunks.A))
+            g.mul_(chunks.gain)
         dB[:, span], dx[:, span] = _over_channels(x, g), _over_states(B, g)
         w[:, 1:].mul_(h[:, :-1])
         w[:, 0].mul_(start)
@@ -233,21 +247,6 @@ def _over_states(weights: Tensor, h: Tensor) -> Tensor:
 def _over_channels(weights: Tensor, h: Tensor) -> Tensor:
     """sum_d weights[b, t, d] h[b, t, n, d], as (b, t, n)."""
     return torch.matmul(weights[:, :, None], h.mT)[:, :, 0]
-
-
-def _hold_gain_slope(delta: Tensor, A: Tensor) -> Tensor:
-    """The slope of `hold_gain` in A: delta^2 (1 + (z - 1) e^z) / z^2 at z = delta A.
-
-    By its series near 0, where the formula would cancel.
-    """
-    z = delta * A
-    small = z.abs() < 0.25
-    near, far = torch.where(small, z, 0.0), torch.where(small, 1.0, z)
-    series = torch.zeros_like(z)
-    for k in reversed(range(13)):  # sum_k z^k (k + 1) / (k + 2)!, good to 1e-17
-        series = series * near + (k + 1) / math.factorial(k + 2)
-    direct = (1 + (far - 1) * torch.exp(far)) / far**2
-    return delta**2 * torch.where(small, series, direct)
 
 
 def _plain_gradients(

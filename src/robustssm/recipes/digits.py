@@ -29,7 +29,7 @@ def experiment(cell: Cell) -> Experiment:
         ),
         threat=THREAT,
         attacks=(PGD(steps=10, step_size=0.25), PGD(steps=50, step_size=0.1, restarts=2)),
-        optimizer=AdamW(lr=4e-3, weight_decay=1e-2),
+        optimizer=AdamW(lr=1e-2, weight_decay=1e-2),
         monitor=Monitor(
             attack=PGD(steps=10, step_size=0.25, keep="last"),
             train=200,
@@ -39,5 +39,5 @@ def experiment(cell: Cell) -> Experiment:
         ),
         selection=selection(cell.method),
         epochs=30,
-        batch_size=64,
+        batch_size=32,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from robustssm.core.config import Named
-from robustssm.reporting.load import Runs
+from robustssm.reporting.runs import Runs
 
 
 @dataclass(frozen=True, kw_only=True)

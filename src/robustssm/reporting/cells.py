@@ -10,7 +10,7 @@ from typing import Any
 from robustssm.records import Flags, wilson
 from robustssm.reporting import names
 from robustssm.reporting.base import MISSING, Cell
-from robustssm.reporting.load import Checkpoint, Run
+from robustssm.reporting.runs import Checkpoint, Run
 
 CLEAN, WORST = "clean", "worst case"
 MINUS = "\N{MINUS SIGN}"

@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from robustssm.records import wilson
-from robustssm.reporting import style
+from robustssm.reporting import names, style
 from robustssm.reporting.cells import CLEAN, WORST, Group, flags
-from robustssm.reporting.load import Run
+from robustssm.reporting.runs import Run
 
 Quantity = Literal["loss", "accuracy"]
 QUANTITIES: tuple[Quantity, ...] = ("accuracy", "loss")
@@ -35,8 +35,9 @@ def run_curves(run: Run, quantity: Quantity) -> str:
         _curves(axes, [run], quantity)
         _scale([axes], [run], quantity)
         axes.set_title(f"{quantity.capitalize()} by epoch", pad=6)
-        style.margins(figure, top=0.75)
-        style.legend(figure, _handles([run], quantity), columns=3)
+        entries = _handles([run], quantity)
+        style.margins(figure, entries=max(map(len, entries)))
+        style.legend(figure, entries)
 
     return style.draw(fill, width=4.6, height=3.1)
 
@@ -49,7 +50,8 @@ def overview(groups: Sequence[Group], quantity: Quantity) -> str:
         quantity: What is drawn.
     """
     rows = list(dict.fromkeys(group.structure for group in groups))
-    columns = list(dict.fromkeys(group.method for group in groups))
+    methods = {group.method for group in groups}
+    columns = sorted(methods, key=lambda method: names.rank(names.METHODS, method))
     runs = [run for group in groups for run in group.runs]
 
     def fill(figure: Figure) -> None:
@@ -65,8 +67,10 @@ def overview(groups: Sequence[Group], quantity: Quantity) -> str:
                 if not any(run.epochs for run in members):
                     _empty(grid[i][j], "no curves" if members else "no run")
         _scale(list(grid.flat), runs, quantity)
-        style.margins(figure, rows=len(rows), columns=len(columns), top=0.78)
-        style.legend(figure, _handles(runs, quantity), columns=3)
+        entries = _handles(runs, quantity)
+        lines = max(map(len, entries))
+        style.margins(figure, rows=len(rows), columns=len(columns), entries=lines)
+        style.legend(figure, entries)
 
     return style.draw(fill, width=2.55 * max(2, len(columns)), height=0.8 + 1.6 * len(rows))
 
@@ -99,7 +103,7 @@ def accuracies(groups: Sequence[Group], method: str, rows: Sequence[str], *, lev
         axes.spines["left"].set_visible(False)
         style.percent_axis(axes.xaxis)
         axes.set_title(style.shortened(method, 40), pad=6, fontweight="bold")
-        style.legend(figure, _accuracy_handles(cells.values()), columns=3)
+        style.legend(figure, [[handle] for handle in _accuracy_handles(cells.values())])
 
     return style.draw(fill, width=4.6, height=1.15 + 0.38 * len(rows), fitted=True)
 
@@ -158,18 +162,21 @@ def _scale(panels: Sequence[Axes], runs: Sequence[Run], quantity: Quantity) -> N
             axes.set_ylim(min(min(values), 0.0), max(values) + room)
 
 
-def _handles(runs: Sequence[Run], quantity: Quantity) -> list[Line2D]:
-    """Legend entries of what is drawn, and of nothing else."""
-    handles = []
-    for split, attacked in _kinds():
-        if any(_points(run, split, attacked, quantity) for run in runs):
-            label = f"{'adversarial' if attacked else 'clean'}, {split}"
-            line = Line2D([], [], color=_COLOURS[attacked], linestyle=_DASHES[split], label=label)
-            handles.append(line)
+def _handles(runs: Sequence[Run], quantity: Quantity) -> list[list[Line2D]]:
+    """Columns of the legend: what is drawn, and nothing else."""
+    columns = []
+    for attacked, colour in _COLOURS.items():
+        drawn = [s for s in _DASHES if any(_points(r, s, attacked, quantity) for r in runs)]
+        word = "adversarial" if attacked else "clean"
+        columns.append(
+            [
+                Line2D([], [], color=colour, linestyle=_DASHES[split], label=f"{word}, {split}")
+                for split in drawn
+            ]
+        )
     if any("best" in r.checkpoints and r.checkpoints["best"].epoch is not None for r in runs):
-        label = "best checkpoint"
-        handles.append(Line2D([], [], color=style.MUTED, linewidth=0.7, label=label))
-    return handles
+        columns.append([Line2D([], [], color=style.MUTED, linewidth=0.7, label="best checkpoint")])
+    return columns
 
 
 def _empty(axes: Axes, text: str) -> None:

@@ -3,112 +3,25 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from robustssm.core.errors import CorruptFile
 from robustssm.records import (
     EvaluationResult,
-    Flagged,
     Provenance,
     StepRecord,
     read_json,
     read_records,
 )
 from robustssm.reporting import names
+from robustssm.reporting.runs import Checkpoint, LeftOut, Run, Runs
 
 RECIPE, PROVENANCE = "recipe.json", "provenance.json"
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.json"
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 _OPTIONAL = {"commit", "seconds"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """One evaluated state of a model: "best" or "last"."""
-
-    epoch: int | None
-    result: EvaluationResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished run, as its files describe it."""
-
-    name: str
-    recipe: str
-    overrides: Mapping[str, Any]
-    experiment: Mapping[str, Any]
-    provenance: Provenance
-    further: Mapping[str, Any] = field(default_factory=dict)
-    """What provenance.json holds besides."""
-    epochs: tuple[StepRecord, ...] = ()
-    """The figures at the end of each epoch, in order; the later one where an epoch was repeated."""
-    checkpoints: Mapping[str, Checkpoint]
-    selection: str
-    """How "best" was chosen, in words."""
-    test_size: int | None = None
-    """Examples of the whole test set, where that is on record."""
-
-    @property
-    def dataset(self) -> str:
-        """Display name of the data set."""
-        name = self.experiment["dataset"]["name"]
-        return str(names.DATASETS.get(name, name))
-
-    @property
-    def structure(self) -> str:
-        """Display name of the layer, with its adaptive scaling."""
-        model = self.experiment["model"]
-        return names.structure(model["layer"] if "layer" in model else model)
-
-    @property
-    def method(self) -> str:
-        """Display name of the training method."""
-        name = self.experiment["objective"]["name"]
-        return str(names.METHODS.get(name, name))
-
-    @property
-    def seed(self) -> int:
-        """The recipe's seed."""
-        return self.experiment.get("seed", self.provenance.seed)
-
-    @property
-    def threat(self) -> Mapping[str, Any]:
-        """What the attacker may do in the evaluation."""
-        return next(iter(self.checkpoints.values())).result.threat
-
-    @property
-    def warnings(self) -> tuple[tuple[str, Flagged], ...]:
-        """Name of a checkpoint and a sign that its numbers cannot be relied upon, one per sign."""
-        found = [(n, w) for n, c in self.checkpoints.items() for w in c.result.warnings]
-        if str(self.experiment.get("selection", "")).startswith("test"):
-            found.insert(0, ("best", CHOSEN_ON_TEST))
-        return tuple(found)
-
-
-CHOSEN_ON_TEST = Flagged(
-    name="chosen_on_test",
-    message="the best checkpoint was chosen on the test set itself; its numbers are optimistic.",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """A run directory that the report cannot use."""
-
-    name: str
-    state: Literal["unfinished", "damaged"]
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Runs:
-    """Everything found: finished runs, and the others with their reasons. Both sorted by name."""
-
-    finished: tuple[Run, ...]
-    left_out: tuple[LeftOut, ...] = ()
 
 
 def load(paths: Sequence[Path]) -> Runs:

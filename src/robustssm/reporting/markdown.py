@@ -1,5 +1,6 @@
 """A document as Markdown with tables (as on GitHub); its figures are files beside it."""
 
+import html
 import re
 from collections.abc import Iterator
 
@@ -68,7 +69,8 @@ def _blocks(blocks: tuple[Block, ...]) -> Iterator[str]:
                 fence = "`" * max(3, longest + 1)
                 yield f"{fence}\n{block.text}\n{fence}"
             case Fold():
-                yield f"<details><summary>{escape(block.summary)}</summary>"
+                summary = html.escape(block.summary)  # a line of HTML, where no mark is live
+                yield f"<details><summary>{summary}</summary>"
                 yield from _blocks(block.blocks)
                 yield "</details>"
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from robustssm.core.config import register, settings
+from robustssm.records import Flagged
 from robustssm.reporting import cells, figures, tables
 from robustssm.reporting.base import (
     Block,
@@ -26,7 +27,7 @@ from robustssm.reporting.base import (
     Table,
 )
 from robustssm.reporting.cells import Group
-from robustssm.reporting.load import LeftOut, Run, Runs
+from robustssm.reporting.runs import LeftOut, Run, Runs
 
 
 @register("overview")
@@ -117,8 +118,8 @@ class Overview(Report):
             yield Fold(name=targets[run.name], summary=f"{run.name}: {what}", blocks=tuple(blocks))
 
 
-_Noted = tuple[str, str, Note]
-"""Name of a run, checkpoint, and the note on it."""
+_Noted = tuple[str, tuple[str, ...], Note]
+"""Name of a run, checkpoints, and the note on them."""
 
 
 def _in_order(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:
@@ -130,19 +131,25 @@ def _in_order(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:
 def _notes(runs: Sequence[Run]) -> list[_Noted]:
     noted: list[_Noted] = []
     for run in runs:
+        concerned: dict[Flagged, list[str]] = {}
         for checkpoint, sign in run.warnings:
-            place = f"{run.dataset}, {run.structure}, {run.method}, {checkpoint} of {run.name}"
+            concerned.setdefault(sign, []).append(checkpoint)
+        for sign, checkpoints in concerned.items():
+            which = " and ".join(checkpoints)
+            place = f"{run.dataset}, {run.structure}, {run.method}, {which} of {run.name}"
             severity = "invalid" if sign.severity == "invalid" else "warning"
             label = f"w{len(noted) + 1}"
             text = f"{place}: {sign.message} ({sign.name})"
-            noted.append((run.name, checkpoint, Note(label=label, text=text, severity=severity)))
+            note = Note(label=label, text=text, severity=severity)
+            noted.append((run.name, tuple(checkpoints), note))
     return noted
 
 
 def _marks(noted: Sequence[_Noted]) -> dict[tuple[str, str], dict[str, str]]:
     marks: dict[tuple[str, str], dict[str, str]] = {}
-    for run, checkpoint, note in noted:
-        marks.setdefault((run, checkpoint), {})[note.label] = note.severity
+    for run, checkpoints, note in noted:
+        for checkpoint in checkpoints:
+            marks.setdefault((run, checkpoint), {})[note.label] = note.severity
     return marks
 
 
@@ -154,12 +161,18 @@ def _about(runs: Runs, groups: Sequence[Group], noted: Sequence[_Noted]) -> tupl
     )
     rules = "; ".join(sorted({run.selection for run in runs.finished}))
     invalid = sum(note.severity == "invalid" for _, _, note in noted)
+    signs = "No reliability warnings."
+    if noted:
+        signs = (
+            f"Reliability warnings: {len(noted)}, {invalid} of them on numbers that must not be "
+            "believed."
+        )
     text = (
         f"{_count(len(runs.finished), 'finished run')} of state space models, trained by several "
         "methods and attacked after training. Data and threat: "
         f"{data}. The best checkpoint of a run was chosen by: {rules}. "
-        f"{_count(len(noted), 'reliability warning')}, of which {invalid} say that a number must "
-        f"not be believed; {_count(len(runs.left_out), 'unfinished or damaged run')} left out."
+        f"{signs} "
+        f"Left out as unfinished or damaged: {len(runs.left_out)}."
     )
     return (Paragraph(text=text),)
 

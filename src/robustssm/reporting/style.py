@@ -7,13 +7,14 @@ colour says, a dash or a marker says too. Texts stay text, so that a page can re
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 CLEAN, ADVERSARIAL = "#0072b2", "#d55e00"
@@ -84,17 +85,18 @@ def draw(
     return text[text.index("<svg") :]
 
 
-def margins(figure: Figure, *, rows: int = 1, columns: int = 1, top: float) -> None:
+def margins(figure: Figure, *, rows: int = 1, columns: int = 1, entries: int) -> None:
     """Places axes by fixed margins, in inches; measuring every text would take twice as long.
 
     Args:
         figure: With a grid of axes.
         rows: Of the grid.
         columns: Of the grid.
-        top: Room for the legend and the first titles.
+        entries: Lines of the legend above them.
     """
     width, height = figure.get_size_inches()
     left, right, bottom, beside, between = 0.52, 0.08, 0.45, 0.16, 0.5
+    top = 0.34 + 0.19 * entries
     each_wide = (width - left - right - (columns - 1) * beside) / columns
     each_high = (height - top - bottom - (rows - 1) * between) / rows
     figure.subplots_adjust(
@@ -107,12 +109,20 @@ def margins(figure: Figure, *, rows: int = 1, columns: int = 1, top: float) -> N
     )
 
 
-def legend(figure: Figure, handles: Iterable[Any], *, columns: int) -> None:
-    """One legend for all axes, above them, filled column by column."""
+def legend(figure: Figure, columns: Sequence[Sequence[Any]]) -> None:
+    """One legend for all axes, above them.
+
+    Args:
+        figure: With the axes.
+        columns: Entries of each column; the longest decides the height.
+    """
+    columns = [column for column in columns if column]
+    rows = max(map(len, columns), default=0)
+    blank = Line2D([], [], linestyle="none", label=" ")
     figure.legend(
-        handles=list(handles),
+        handles=[handle for c in columns for handle in (*c, *[blank] * (rows - len(c)))],
         loc="outside upper left" if figure.get_layout_engine() else "upper left",
-        ncols=columns,
+        ncols=max(1, len(columns)),
         borderaxespad=0.1,
         columnspacing=1.2,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from robustssm.reporting import cells, names
 from robustssm.reporting.base import MISSING, Cell, Row, RowGroup, Table
 from robustssm.reporting.cells import CLEAN, WORST, Group
-from robustssm.reporting.load import Run
+from robustssm.reporting.runs import Run
 
 Marks = Mapping[tuple[str, str], Mapping[str, str]]
 """(name of a run, checkpoint) to {label of a note: its severity}."""

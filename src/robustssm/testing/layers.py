@@ -25,8 +25,8 @@ def check_layer(
 ) -> None:
     """Builds the layer and holds it to what models, attacks and probes rely on.
 
-    Settings survive JSON; equal noise gives equal parameters; roles name parameters that exist;
-    `forward` equals `reference` in float64 and float32, at even and odd lengths, at length 1 and for
+    Settings survive JSON; equal noise gives equal parameters; roles name existing parameters;
+    `forward` equals `reference` in float64 and float32, at even and odd lengths, at length 1, for
     one example; memory layout of the input does not matter and the input is left alone; rows of a
     batch never meet; a `CausalLayer` never looks ahead; the input and every parameter receive a
     gradient; state dicts round-trip; the recurrence runs on the input, and a layer that is linear

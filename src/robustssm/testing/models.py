@@ -1,5 +1,6 @@
 """What every model must satisfy, yours included: `check_model`."""
 
+import copy
 import json
 
 import torch
@@ -102,19 +103,29 @@ def _check_rows(model: nn.Module, x: Tensor) -> None:
 
 def _check_frozen(model: nn.Module, x: Tensor) -> None:
     assert isinstance(model, Freezable)
-    logits, gradient = _logits_and_input_gradient(model, x)
-    for _ in range(2):  # nothing may outlive the context, so the second time is as the first
+    never_frozen = copy.deepcopy(model)
+    for _ in range(2):  # the second time with other parameters: nothing may outlive its context
         before = [p.requires_grad for p in model.parameters()]
         with model.frozen():
             for _ in range(2):  # the second call meets what the first one prepared
-                actual, actual_gradient = _logits_and_input_gradient(model, x)
-                torch.testing.assert_close(actual, logits, rtol=1e-9, atol=1e-12)
-                torch.testing.assert_close(actual_gradient, gradient, rtol=1e-9, atol=1e-12)
-        assert [p.requires_grad for p in model.parameters()] == before
+                _check_same(model, never_frozen, x, "inside `frozen`")
+        _check_same(model, never_frozen, x, "after `frozen`")
+        assert [p.requires_grad for p in model.parameters()] == before, (
+            "`frozen` must leave the parameters as it found them"
+        )
         with torch.no_grad():
-            for p in model.parameters():
-                p.mul_(1.01)
-        logits, gradient = _logits_and_input_gradient(model, x)
+            for parameter in (*model.parameters(), *never_frozen.parameters()):
+                parameter.mul_(1.01)
+
+
+def _check_same(model: nn.Module, expected: nn.Module, x: Tensor, where: str) -> None:
+    torch.testing.assert_close(
+        _logits_and_input_gradient(model, x),
+        _logits_and_input_gradient(expected, x),
+        rtol=1e-9,
+        atol=1e-12,
+        msg=lambda text: f"{where} logits and input gradients must be as ever: {text}",
+    )
 
 
 def _logits_and_input_gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
