@@ -7,6 +7,7 @@ import torch
 
 from robustssm.core.config import from_dict, to_dict
 from robustssm.core.rng import Noise
+from robustssm.layers import moving_average
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.base import LayerConfig
 from robustssm.layers.mega import MegaConfig
@@ -117,11 +118,22 @@ def test_kernel_is_the_one_computed_elsewhere():
 
 
 @pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("toeplitz_up_to", [0, 256])
 @pytest.mark.parametrize("length", [1, 2, 33, 100])
-def test_average_is_its_loop(directions, length):
+def test_average_is_its_loop(directions, length, toeplitz_up_to, monkeypatch):
+    monkeypatch.setattr(moving_average, "_TOEPLITZ_UP_TO", toeplitz_up_to)
     average = MovingAverage(d_model=3, d_state=4, directions=directions, noise=Noise(0)).double()
     x = Noise(length).normal(2, length, 3, dtype=F64)
-    torch.testing.assert_close(average(x), plain_average(average, x), rtol=1e-9, atol=1e-12)
+    inputs = [x.requires_grad_(), *average.parameters()]
+    found, expected = average(x), plain_average(average, x)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    v = Noise(1).normal(like=x)
+    for got, want in zip(
+        torch.autograd.grad(found, inputs, v, materialize_grads=True),
+        torch.autograd.grad(expected, inputs, v),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)
 
 
 def test_two_directions_are_one_and_its_mirror_image():

@@ -1,4 +1,4 @@
-"""Softmax attention (vaswani2017attention): the core of Mega, and a control without any state."""
+"""Softmax attention: the core of Mega (ma2023mega), and a control without any state."""
 
 import math
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from robustssm.core.errors import violation
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
 from robustssm.layers.preparation import Preparing
+from robustssm.ops.attention import softmax_attention, softmax_attention_reference
 
 
 @register("attention")
@@ -22,7 +23,8 @@ from robustssm.layers.preparation import Preparing
 class AttentionConfig(LayerConfig):
     """Settings of softmax attention: the bare map, without norm, residual or feed-forward part.
 
-    Source: vaswani2017attention, section 3.2.2; the relative bias is that of ma2023mega.
+    Source: ma2023mega, section 2.1, after Vaswani et al. (2017), whose heads it shares; the
+        relative bias is that of ma2023mega.
     """
 
     heads: Annotated[int, Field(ge=1)] = 1
@@ -92,28 +94,6 @@ class RelativeBias(Preparing):
         return near.unfold(1, length, 1).flip(1)
 
 
-def attend(
-    q: Float[Tensor, "rows queries features"],
-    k: Float[Tensor, "rows keys features"],
-    v: Float[Tensor, "rows keys values"],
-    bias: Float[Tensor, "#rows queries keys"] | None,
-) -> Float[Tensor, "rows queries values"]:
-    """softmax(q k^T / sqrt(features) + bias) v.
-
-    Args:
-        q: Queries, one matrix per example and head.
-        k: Keys.
-        v: Values.
-        bias: Added to the scores before the softmax, or None; -inf forbids.
-
-    Numerics: written out, as on a CPU torch's fused form is a tenth slower at the sizes of
-        benchmark images, and falls back to this one where values are wider than keys.
-    """
-    q = q / math.sqrt(q.shape[-1])
-    scores = torch.bmm(q, k.mT) if bias is None else torch.baddbmm(bias.to(q.dtype), q, k.mT)
-    return torch.bmm(torch.softmax(scores, -1).to(v.dtype), v)
-
-
 def future(length: int, like: Tensor) -> Float[Tensor, "queries keys"]:
     """A bias of -inf where the key comes after the query, else 0."""
     forbidden = torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device)
@@ -142,12 +122,7 @@ class _AttentionLayer(SequenceLayer):
         Raises:
             ValueError: If the sequence is longer than the layer was built for.
         """
-        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, -1))
-        bias = self._bias(x.shape[1], q)
-        if bias is not None:
-            bias = bias.repeat(len(x), 1, 1) if len(bias) > 1 else bias
-        y = attend(q, k, v, bias)
-        return self.out(rearrange(y, "(b h) l c -> b l (h c)", h=self.config.heads))
+        return self._out(softmax_attention(*self._qkv(x), self._bias(x.shape[1], x)))
 
     def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> None:
         """None: there is no state equation inside."""
@@ -157,8 +132,14 @@ class _AttentionLayer(SequenceLayer):
         """The bias is a gain."""
         return {} if self.bias is None else {"bias.table": "gain"}
 
-    def _heads(self, part: Tensor) -> Tensor:
-        return rearrange(part, "b l (h c) -> (b h) l c", h=self.config.heads)
+    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (batch, heads, length, features)."""
+        pattern = "b l (p h c) -> p b h l c"
+        q, k, v = rearrange(self.qkv(x), pattern, p=3, h=self.config.heads)
+        return q, k, v
+
+    def _out(self, y: Tensor) -> Tensor:
+        return self.out(rearrange(y, "b h l c -> b l (h c)"))
 
     def _bias(self, length: int, like: Tensor) -> Tensor | None:
         """(heads or 1, length, length), or None."""
@@ -172,57 +153,42 @@ class _AttentionLayer(SequenceLayer):
 class Attention(_AttentionLayer):
     """Attention to all tokens.
 
-    Source: vaswani2017attention, section 3.2.2.
+    Source: ma2023mega, section 2.1.
     """
 
     def reference(
         self, x: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """One query at a time."""
-        W_q, W_k, W_v = rearrange(self.qkv.weight, "(p h c) d -> p h c d", p=3, h=self.config.heads)
-        b_q, b_k, b_v = rearrange(self.qkv.bias, "(p h c) -> p h c", p=3, h=self.config.heads)
-        k = torch.einsum("hcd,bsd->bshc", W_k, x) + b_k
-        v = torch.einsum("hcd,bsd->bshc", W_v, x) + b_v
-        outputs = []
-        for t, token in enumerate(x.unbind(1)):
-            q = torch.einsum("hcd,bd->bhc", W_q, token) + b_q
-            scores = torch.einsum("bhc,bshc->bsh", q, k) / math.sqrt(q.shape[-1])
-            if self.bias is not None:
-                start = self.bias.length - 1 - t
-                scores = scores + self.bias.table[:, start : start + x.shape[1]].T
-            weights = torch.exp(scores - scores.amax(1, keepdim=True))
-            weights = weights / weights.sum(1, keepdim=True)
-            outputs.append(self.out(torch.einsum("bsh,bshc->bhc", weights, v).flatten(1)))
-        return torch.stack(outputs, 1)
+        q, k, v = self._qkv(x)
+        bias = None if self.bias is None else self.bias(x.shape[1])
+        return self._out(softmax_attention_reference(q, k, v, bias))
 
 
 class AttentionState(NamedTuple):
     """All keys and values so far."""
 
-    keys: Float[Tensor, "rows time features"]
-    values: Float[Tensor, "rows time features"]
+    keys: Float[Tensor, "batch heads time features"]
+    values: Float[Tensor, "batch heads time features"]
 
 
 class CausalAttention(_AttentionLayer, CausalLayer):
     """Attention to the tokens so far.
 
-    Source: vaswani2017attention, section 3.2.3.
+    Source: ma2023mega, section 2.1.
     """
 
     def initial_state(self, batch_size: int) -> AttentionState:
         """No keys and no values."""
         heads = self.config.heads
-        empty = self.out.weight.new_zeros(batch_size * heads, 0, self.d_model // heads)
+        empty = self.out.weight.new_zeros(batch_size, heads, 0, self.d_model // heads)
         return AttentionState(empty, empty)
 
     def step(
         self, x: Float[Tensor, "batch d_model"], state: AttentionState
     ) -> tuple[Float[Tensor, "batch d_model"], AttentionState]:
         """One time step."""
-        q, k, v = (self._heads(part) for part in self.qkv(x[:, None]).chunk(3, -1))
-        state = AttentionState(torch.cat([state.keys, k], 1), torch.cat([state.values, v], 1))
-        bias = None
-        if self.bias is not None:
-            bias = self.bias(state.keys.shape[1])[:, -1:].repeat(len(x), 1, 1)
-        y = attend(q, state.keys, state.values, bias)
-        return self.out(rearrange(y, "(b h) 1 c -> b (h c)", h=self.config.heads)), state
+        q, k, v = self._qkv(x[:, None])
+        state = AttentionState(torch.cat([state.keys, k], 2), torch.cat([state.values, v], 2))
+        bias = None if self.bias is None else self.bias(state.keys.shape[2])[:, -1:]
+        return self._out(softmax_attention(q, *state, bias))[:, 0], state

@@ -20,7 +20,7 @@ from robustssm.ops.recurrence import Recurrence
 class BidirectionalConfig(LayerConfig):
     """Settings of a layer in both directions.
 
-    Source: graves2005framewise, section 2; summed, as in ma2023mega's average.
+    Source: ma2023mega, whose released code so sums the two directions of its average.
     """
 
     layer: LayerConfig = S4DConfig()
@@ -43,7 +43,7 @@ class BidirectionalConfig(LayerConfig):
 class Bidirectional(SequenceLayer):
     """y = ahead(x) + flip(behind(flip(x))).
 
-    Source: graves2005framewise, section 2.
+    Source: ma2023mega.
     """
 
     def __init__(self, config: BidirectionalConfig, *, d_model: int, length: int, noise: Noise):

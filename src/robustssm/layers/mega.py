@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from robustssm.core.config import register, settings
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
-from robustssm.layers.attention import RelativeBias, attend, future
+from robustssm.layers.attention import RelativeBias, future
 from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
 from robustssm.layers.moving_average import MovingAverage
 from robustssm.ops import recurrence as recurrences
+from robustssm.ops.attention import softmax_attention, softmax_attention_reference
 from robustssm.ops.recurrence import Recurrence
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries, keys and values, (batch, length, width), to what is read."""
+"""Queries, keys and values, (batch, 1, length, width), to what is read."""
 
 
 @register("mega")
@@ -110,7 +111,7 @@ class _MegaLayer(SequenceLayer):
         bias = self.bias(x.shape[1])
         if not self.config.bidirectional:
             bias = bias + future(x.shape[1], bias)
-        return self._gated(x, self.average(x), lambda q, k, v: attend(q, k, v, bias))
+        return self._gated(x, self.average(x), lambda q, k, v: softmax_attention(q, k, v, bias))
 
     def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> Recurrence:
         """The moving average with its skip."""
@@ -137,7 +138,8 @@ class _MegaLayer(SequenceLayer):
         q, k = (
             z * gain + offset for gain, offset in zip(self.qk_gain, self.qk_offset, strict=True)
         )
-        h = F.silu(h_x + self.hidden(attention(q, k, v) * F.silu(r)))
+        read = attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        h = F.silu(h_x + self.hidden(read * F.silu(r)))
         x = self.norm(x + torch.sigmoid(u) * (h - x))
         return self.ffn_norm(x + self.contract(F.silu(self.expand(x))))
 
@@ -152,20 +154,12 @@ class Mega(_MegaLayer):
         self, x: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """The average as a recurrence, and attention one query at a time."""
-        average = recurrences.run(self.recurrence(x), x)
-
-        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            outputs = []
-            for t, query in enumerate(q.unbind(1)):
-                start = self.bias.length - 1 - t
-                offsets = self.bias.table[0, start : start + len(k[0])]
-                scores = torch.einsum("bc,bsc->bs", query, k) / math.sqrt(q.shape[-1]) + offsets
-                weights = torch.exp(scores - scores.amax(1, keepdim=True))
-                weights = weights / weights.sum(1, keepdim=True)
-                outputs.append(torch.einsum("bs,bsc->bc", weights, v))
-            return torch.stack(outputs, 1)
-
-        return self._gated(x, average, attention)
+        bias = self.bias(x.shape[1])
+        return self._gated(
+            x,
+            recurrences.run(self.recurrence(x), x),
+            lambda q, k, v: softmax_attention_reference(q, k, v, bias),
+        )
 
 
 class MegaState(NamedTuple):
@@ -173,8 +167,8 @@ class MegaState(NamedTuple):
 
     h: Float[Tensor, "batch d_model d_state"]
     system: Recurrence
-    keys: Float[Tensor, "batch time d_attention"]
-    values: Float[Tensor, "batch time d_hidden"]
+    keys: Float[Tensor, "batch 1 time d_attention"]
+    values: Float[Tensor, "batch 1 time d_hidden"]
 
 
 class CausalMega(_MegaLayer, CausalLayer):
@@ -192,8 +186,8 @@ class CausalMega(_MegaLayer, CausalLayer):
         return MegaState(
             recurrences.initial_state(system, token),
             system,
-            token.new_zeros(batch_size, 0, d_attention),
-            token.new_zeros(batch_size, 0, hidden),
+            token.new_zeros(batch_size, 1, 0, d_attention),
+            token.new_zeros(batch_size, 1, 0, hidden),
         )
 
     def step(
@@ -211,10 +205,10 @@ class CausalMega(_MegaLayer, CausalLayer):
         seen = {}
 
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            seen["keys"] = torch.cat([state.keys, k], 1)
-            seen["values"] = torch.cat([state.values, v], 1)
-            bias = self.bias(seen["keys"].shape[1])[:, -1:]
-            return attend(q, seen["keys"], seen["values"], bias)
+            seen["keys"] = torch.cat([state.keys, k], 2)
+            seen["values"] = torch.cat([state.values, v], 2)
+            bias = self.bias(seen["keys"].shape[2])[:, -1:]
+            return softmax_attention(q, seen["keys"], seen["values"], bias)
 
         y = self._gated(x[:, None], average[:, None], attention)
         return y[:, 0], MegaState(h, state.system, **seen)

@@ -18,7 +18,8 @@ class Preparing(nn.Module):
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """While it lasts, parameters must not change; what they lead to needs no gradient."""
-        before, self._kept = self._kept, self._kept or {}
+        before = self._kept
+        self._kept = {} if before is None else before
         try:
             yield
         finally:

@@ -32,7 +32,7 @@ def linear_scan(
     Raises:
         ValueError: If the shapes do not fit.
 
-    Numerics: relative error below 1e-6 in complex64 for |a| <= 1 over 1024 steps.
+    Numerics: within 3e-6 of max|h| in complex64 for |a| <= 1 over 1024 steps.
     """
     return _Scan.apply(*_aligned(a, b), reverse)  # pyright: ignore[reportReturnType]
 
@@ -77,19 +77,23 @@ class _Scan(torch.autograd.Function):
         a, h = ctx.saved_tensors
         varying = a.ndim == h.ndim
         # g[t] = dh[t] + conj(a[t+1]) g[t+1]: the factor that took h[t] onwards.
-        onwards = _shifted(a, -1 if not ctx.reverse else 1) if varying else a
+        onwards = _shifted(a, ctx.reverse) if varying else a
         g = _Scan.apply(onwards.conj(), gradients[0], not ctx.reverse)
         if not ctx.needs_input_grad[0]:
             return None, g, None
-        slopes = g * _shifted(h, 1 if not ctx.reverse else -1).conj()
-        slopes = slopes.sum(0, keepdim=True) if varying and len(a) == 1 else slopes
-        return (slopes if varying else slopes.sum((0, 1))), g, None
+        later, earlier = (g[:, :-1], h[:, 1:]) if ctx.reverse else (g[:, 1:], h[:, :-1])
+        slopes = later * earlier.conj()
+        if not varying:
+            return slopes.sum((0, 1)), g, None
+        gap = torch.zeros_like(a[:, :1]).expand(len(slopes), *a[:, :1].shape[1:])
+        slopes = torch.cat((slopes, gap) if ctx.reverse else (gap, slopes), 1)
+        return (slopes.sum(0, keepdim=True) if len(a) == 1 else slopes), g, None
 
 
-def _shifted(x: Tensor, by: int) -> Tensor:
-    """Moves `x` along time by one step, later (1) or earlier (-1); zeros move in."""
-    gap = torch.zeros_like(x[:, :1])
-    return torch.cat((gap, x[:, :-1]) if by == 1 else (x[:, 1:], gap), 1)
+def _shifted(a: Tensor, later: bool) -> Tensor:
+    """Moves factors by one step along time; zeros move in."""
+    gap = torch.zeros_like(a[:, :1])
+    return torch.cat((gap, a[:, :-1]) if later else (a[:, 1:], gap), 1)
 
 
 def _scan(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
