@@ -13,31 +13,40 @@ from robustssm.training.monitor import Monitor
 from robustssm.training.optim import AdamW
 
 THREAT = Threat(norm="linf", eps=0.1)
+STATES = {"mamba": 8, "mega": 8, "s5": 32}
 
 
 def experiment(cell: Cell) -> Experiment:
-    """The experiment of a cell: width 32, two layers, linf eps 0.1, PGD-7 inside training."""
+    """The experiment of a cell: width 32, two layers, linf eps 0.1, PGD-5 inside training."""
     return Experiment(
         dataset=Digits(),
-        model=modern(cell.structure, d_model=32, num_layers=2, ads=cell.ads),
+        model=modern(
+            cell.structure,
+            d_model=32,
+            num_layers=2,
+            d_state=STATES.get(cell.structure, 16),
+            ads=cell.ads,
+        ),
         objective=objective(
             cell.method,
             threat=THREAT,
             attack=PGD(steps=5, step_size=0.3, keep="last"),
             kl_attack=PGD(steps=5, step_size=0.3, keep="last", loss="kl", start="normal"),
-            beta=6.0,
+            beta=3.0,
+            eps_warmup=0.5,
         ),
         threat=THREAT,
         attacks=(PGD(steps=10, step_size=0.25), PGD(steps=50, step_size=0.1, restarts=2)),
         optimizer=AdamW(lr=1e-2, weight_decay=1e-2),
         monitor=Monitor(
             attack=PGD(steps=10, step_size=0.25, keep="last"),
-            train=200,
+            train=150,
             validation=200,
-            test=200,
-            every=3,
+            test=150,
+            every=4,
         ),
         selection=selection(cell.method),
-        epochs=30,
-        batch_size=32,
+        epochs=20,
+        batch_size=16,
+        evaluation_examples=300,
     )
