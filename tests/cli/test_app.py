@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from tests.experiment.small import SMALL
 from typer.testing import CliRunner
 
 from robustssm.cli import app as cli
+from tests.experiment.small import SMALL
 
 SET = [word for item in SMALL.items() for word in ("--set", "=".join(item))]
 

@@ -7,11 +7,11 @@ import sys
 import time
 
 import pytest
-from tests.experiment.small import SMALL
-from tests.experiment.test_run import same_weights
 
 from robustssm.core.rng import Noise
 from robustssm.records import read_records
+from tests.experiment.small import SMALL
+from tests.experiment.test_run import same_weights
 
 SETTINGS = SMALL | {"epochs": "6", "monitor.every": "2", "average": "0.9"}
 

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.experiment.small import SMALL
 
 from robustssm.core.config import from_dict, override, to_dict
 from robustssm.core.errors import CorruptFile, NonFiniteLoss
@@ -14,6 +13,7 @@ from robustssm.experiment import Experiment, evaluate_run, run
 from robustssm.recipes import recipe
 from robustssm.records import EvaluationResult, read_records
 from robustssm.training.loop import train_batch
+from tests.experiment.small import SMALL
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.reporting.synthetic import ATTACKS, first, result, write_run
 
 from robustssm.reporting import cells
 from robustssm.reporting.base import MISSING
 from robustssm.reporting.load import load
+from tests.reporting.synthetic import ATTACKS, first, result, write_run
 
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 

@@ -5,11 +5,11 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from tests.reporting.synthetic import ATTACKS, result, write_run
 
 from robustssm.records import Flagged
 from robustssm.reporting import cells, figures, style
 from robustssm.reporting.load import load
+from tests.reporting.synthetic import ATTACKS, result, write_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 

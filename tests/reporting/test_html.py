@@ -4,7 +4,6 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.reporting.synthetic import ATTACKS, result, write_run
 
 from robustssm.core.config import from_dict, names, to_dict
 from robustssm.records import Flagged
@@ -12,6 +11,7 @@ from robustssm.reporting import html, write_report
 from robustssm.reporting.base import MISSING, Document, RowGroup, Table
 from robustssm.reporting.load import load
 from robustssm.reporting.overview import Overview
+from tests.reporting.synthetic import ATTACKS, result, write_run
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 HOSTILE = "<script>alert('x')</script>\"&'`|*_[a](http://evil.example)\u202e\x00 $x$"

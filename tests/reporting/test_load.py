@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from tests.reporting.synthetic import ATTACKS, result, write_run
 
 from robustssm.records import read_json, write_json
 from robustssm.reporting.load import load
+from tests.reporting.synthetic import ATTACKS, result, write_run
 
 
 def test_reads_what_a_run_wrote(tmp_path):

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.reporting.synthetic import ATTACKS, result, write_run
 
 from robustssm.records import Flagged
 from robustssm.reporting import markdown, write_report
 from robustssm.reporting.base import Code, Document, Section
+from tests.reporting.synthetic import ATTACKS, result, write_run
 
 GOLDEN = Path(__file__).parent / "golden_report.md"
 

@@ -1,12 +1,12 @@
 """The layout of the main table: what stands where, and what is missing."""
 
 import pytest
-from tests.reporting.synthetic import ATTACKS, result, write_run
 
 from robustssm.records import Flagged
 from robustssm.reporting import cells, tables
 from robustssm.reporting.base import MISSING
 from robustssm.reporting.load import load
+from tests.reporting.synthetic import ATTACKS, result, write_run
 
 
 def headline(path, marks=None):

@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 import torch
-from tests.training.tiny import epoch
 from torch import nn
 
 from robustssm.core.errors import CorruptFile
 from robustssm.core.rng import Noise, global_stream
 from robustssm.training import checkpoint
+from tests.training.tiny import epoch
 
 
 @pytest.mark.parametrize("average", [None, 0.9])

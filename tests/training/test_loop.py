@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tests.training.tiny import CrossEntropy, epoch
 from torch.nn import functional as F
 
 from robustssm.core.errors import NonFiniteLoss
 from robustssm.core.rng import Noise
 from robustssm.training.loop import train_batch
 from robustssm.training.objective import Objective, Update
+from tests.training.tiny import CrossEntropy, epoch
 
 
 class InTwoHalves(Objective):

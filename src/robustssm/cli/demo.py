@@ -37,11 +37,15 @@ def run_demo(console: Console, out: Path, *, jobs: int | None, device: str, seed
         head = f"[{elapsed:4.0f} s] {number:2}/{len(names)}  {outcome.recipe:<28}"
         if outcome.result is None:
             failed += 1
-            console.print(f"{head} failed: {outcome.error}", markup=False, highlight=False)
+            console.print(
+                f"{head} failed: {outcome.error}", markup=False, highlight=False, soft_wrap=True
+            )
             continue
         attacks = "  ".join(f"{k} {100 * v:5.1f}" for k, v in outcome.result["attacks"].items())
         clean = 100 * outcome.result["clean_accuracy"]
-        console.print(f"{head} clean {clean:5.1f}  {attacks}", markup=False, highlight=False)
+        console.print(
+            f"{head} clean {clean:5.1f}  {attacks}", markup=False, highlight=False, soft_wrap=True
+        )
     if failed < len(names):
         paths = write_report([out / "runs"], out)
         console.print(f"\nThe report: {paths.html.resolve()}", soft_wrap=True, highlight=False)

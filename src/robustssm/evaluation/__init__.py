@@ -1,1 +1,1 @@
-"""Evaluation: flags per example and attack, and signs that the attack failed rather than the model held."""
+"""Evaluation: a flag per example and attack, and signs that the attack is what failed."""

@@ -7,16 +7,19 @@ A name is TIER.STRUCTURE[_ads_ACTIVATION]_METHOD, as in `digits.s4_trades` or
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from robustssm.core.errors import unknown
 
 if TYPE_CHECKING:
     from robustssm.experiment import Experiment
 
-STRUCTURES = ("s4", "s4d", "dss", "s5", "mega", "mamba")
-ADS = (None, "relu", "sigmoid", "tanh")
-METHODS = ("standard", "pgd", "trades")
+Structure = Literal["s4", "s4d", "dss", "s5", "mega", "mamba"]
+Ads = Literal["relu", "sigmoid", "tanh"]
+Method = Literal["standard", "pgd", "trades"]
+STRUCTURES: tuple[Structure, ...] = get_args(Structure)
+ADS: tuple[Ads | None, ...] = (None, *get_args(Ads))
+METHODS: tuple[Method, ...] = get_args(Method)
 TIERS: Mapping[str, tuple[str, str]] = {
     "digits": (
         "digits",
@@ -36,9 +39,9 @@ class Cell:
     """One cell of the tables: a structure, its adaptive scaling, and a training method."""
 
     tier: str
-    structure: str
-    ads: str | None
-    method: str
+    structure: Structure
+    ads: Ads | None
+    method: Method
 
     @property
     def name(self) -> str:

@@ -1,1 +1,1 @@
-"""Public contract checks: what every layer, attack, objective and data set must satisfy, yours included."""
+"""Public contract checks: what every layer, attack, objective and data set must satisfy."""
