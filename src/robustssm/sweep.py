@@ -67,8 +67,6 @@ def _one(
     data_dir: Path | None,
     device: str,
 ) -> dict[str, Any]:
-    import torch
-
     from robustssm.core.config import override
     from robustssm.experiment import run
     from robustssm.recipes import recipe
@@ -76,7 +74,6 @@ def _one(
     finished = directory / "evaluation.json"
     if finished.exists():
         return json.loads(finished.read_text())
-    torch.set_num_threads(threads)
     return run(
         override(recipe(name), overrides),
         directory,
@@ -85,4 +82,5 @@ def _one(
         resume=True,
         data_dir=data_dir,
         device=device,
+        threads=threads,
     )

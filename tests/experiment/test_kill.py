@@ -1,5 +1,6 @@
 """kill -9 at a random moment, --resume, and the same parameters bit for bit."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,19 +17,22 @@ from tests.experiment.test_run import same_weights
 SETTINGS = SMALL | {"epochs": "6", "monitor.every": "2", "average": "0.9"}
 
 
-def start(recipe, out, *more):
-    """The command line, saving after every step, so that kills fall between any two writes."""
-    script = (
-        "import torch; torch.set_num_threads(1);"
-        "import robustssm.experiment.fit as fit; fit.Fit.save_seconds = 0.0;"
-        "from robustssm.cli import main; main()"
-    )
-    overrides = [word for item in SETTINGS.items() for word in ("--set", "=".join(item))]
-    command = [sys.executable, "-c", script, "run", recipe, "--out", str(out), *overrides]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+SCRIPT = """
+import sys, json
+from pathlib import Path
+from robustssm.core.config import override
+from robustssm.experiment import run
+from robustssm.recipes import recipe
+name, out, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+experiment = override(recipe(name), settings)
+run(experiment, out, resume=True, device="cpu", threads=1, save_seconds=0.0)
+"""
+
+
+def start(recipe, out):
+    """A process that saves after every step, so that kills fall between any two writes."""
     return subprocess.Popen(
-        [*command, "--device", "cpu", *more],
-        env=environment,
+        [sys.executable, "-c", SCRIPT, recipe, str(out), json.dumps(SETTINGS)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -46,7 +50,7 @@ def test_killed_and_resumed_is_the_same_run(tmp_path, recipe):
     finish(start(recipe, whole))
     lines = len((whole / "metrics.jsonl").read_text().splitlines())
     for kill in range(2):
-        process = start(recipe, killed, "--resume")
+        process = start(recipe, killed)
         # Somewhere in the first or the second half of the run, a few milliseconds after a line.
         target = int(Noise(os.getpid()).fork(kill).integers(1, high=lines // 3)) + kill * lines // 2
         wait_for_lines(killed / "metrics.jsonl", target, process)
@@ -54,7 +58,7 @@ def test_killed_and_resumed_is_the_same_run(tmp_path, recipe):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (killed / "evaluation.json").exists()
-    finish(start(recipe, killed, "--resume"))
+    finish(start(recipe, killed))
     same_weights(whole, killed)
     steps = [
         [(r.kind, r.step, r.values.get("loss")) for r in read_records(d / "metrics.jsonl")]

@@ -27,7 +27,9 @@ DataDir = Annotated[
     typer.Option("--data-dir", envvar="ROBUSTSSM_DATA", help="Where data files are looked for."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; by default what suits the batch.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
@@ -105,7 +107,6 @@ def run(
 
     assignments = _assignments(set_) | ({} if seed is None else {"seed": str(seed)})
     place = directory or Path("runs") / recipe.replace(":", ".")
-    _use_threads(threads)
     with display(out, quiet=quiet) as shown:
         record = execute(
             override(make(recipe), assignments),
@@ -115,6 +116,7 @@ def run(
             resume=resume,
             data_dir=data_dir,
             device=device,
+            threads=threads,
             display=shown,
         )
     out.print(result_table(record))
@@ -139,7 +141,6 @@ def evaluate(
     from robustssm.cli.tables import result_table
     from robustssm.experiment import evaluate_run
 
-    _use_threads(threads)
     with display(out, quiet=quiet) as shown:
         record = evaluate_run(
             directory,
@@ -147,6 +148,7 @@ def evaluate(
             out=file,
             data_dir=data_dir,
             device=device,
+            threads=threads,
             display=shown,
         )
     out.print(result_table(record))
@@ -202,13 +204,6 @@ def _assignments(set_: list[str] | None) -> dict[str, str]:
             )
         assignments[key.strip()] = value.strip()
     return assignments
-
-
-def _use_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def _message(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Where a model runs and in which precision: a thin layer over Lightning Fabric."""
 
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -11,6 +12,17 @@ from robustssm.core.errors import unknown
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Runs the enclosed lines with so many threads per operation on the CPU, then restores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Placement:

@@ -7,13 +7,13 @@ from typing import Any
 
 from robustssm.core.config import from_dict, override, to_dict
 from robustssm.core.errors import NonFiniteLoss
-from robustssm.core.placement import Placement
+from robustssm.core.placement import Placement, cpu_threads
 from robustssm.core.provenance import collect
 from robustssm.experiment.assess import assess
 from robustssm.experiment.display import Display
 from robustssm.experiment.fit import Fit
 from robustssm.experiment.rundir import RunDirectory, read_recipe
-from robustssm.experiment.settings import Experiment, read_data
+from robustssm.experiment.settings import Experiment, read_data, sensible_threads
 
 
 def run(
@@ -25,6 +25,7 @@ def run(
     resume: bool = False,
     data_dir: Path | None = None,
     device: str = "auto",
+    threads: int | None = None,
     display: Display | None = None,
     save_seconds: float = 120.0,
 ) -> dict[str, Any]:
@@ -36,11 +37,11 @@ def run(
             evaluation.json.
         name: Name of the recipe, for the record.
         overrides: What was changed of it, for the record.
-        resume: Go on with a run that is there; it ends with the same parameters, bit for bit on the
-            CPU, as
-            one that was never stopped.
+        resume: Go on with a run that is there; with the same number of threads it ends with the
+            same parameters, bit for bit on the CPU, as one that was never stopped.
         data_dir: Where data files are looked for.
         device: "auto", "cpu", "cuda", "cuda:1", ...
+        threads: CPU threads per operation; None for what suits the size of a batch.
         display: Shows progress; silent if None.
         save_seconds: Longest time between checkpoints within an epoch.
 
@@ -56,16 +57,16 @@ def run(
     display = display or Display()
     placement = Placement(device=device, precision=experiment.precision)
     place = RunDirectory(directory)
-    provenance = collect(seed=experiment.seed, device=placement.describe())
     began = time.monotonic()
     splits = read_data(experiment, data_dir)
-    with place.locked():
-        recipe = {
-            "recipe": name,
-            "overrides": dict(overrides or {}),
-            "experiment": to_dict(experiment),
-            "data": dict(splits.origin),
-        }
+    recipe = {
+        "recipe": name,
+        "overrides": dict(overrides or {}),
+        "experiment": to_dict(experiment),
+        "data": dict(splits.origin),
+    }
+    with place.locked(), cpu_threads(threads or sensible_threads(experiment, splits)):
+        provenance = collect(seed=experiment.seed, device=placement.describe())
         place.begin(recipe, provenance, resume=resume)
         try:
             Fit(experiment, place, splits, placement, display, save_seconds)()
@@ -88,6 +89,7 @@ def evaluate_run(
     out: Path | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
+    threads: int | None = None,
     display: Display | None = None,
 ) -> dict[str, Any]:
     """Evaluates the checkpoints of a run again, from the settings in its own record.
@@ -98,6 +100,7 @@ def evaluate_run(
         out: File to write; the run's evaluation.json if None.
         data_dir: Where data files are looked for.
         device: "auto", "cpu", "cuda", ...
+        threads: CPU threads per operation; None for what suits the size of a batch.
         display: Shows progress; silent if None.
 
     Returns:
@@ -112,15 +115,14 @@ def evaluate_run(
     recorded = from_dict(Experiment, read_recipe(directory)["experiment"])
     experiment = override(recorded, overrides or {})
     placement = Placement(device=device, precision=experiment.precision)
-    provenance = collect(seed=experiment.seed, device=placement.describe())
     splits = read_data(experiment, data_dir)
-    with place.locked():
+    with place.locked(), cpu_threads(threads or sensible_threads(experiment, splits)):
         return assess(
             experiment,
             place,
             splits,
             placement=placement,
             display=display or Display(),
-            provenance=provenance,
+            provenance=collect(seed=experiment.seed, device=placement.describe()),
             out=out,
         )
