@@ -345,3 +345,15 @@ def test_overrides_are_applied_in_order_and_leave_the_original():
 def test_a_wrong_path_or_value_is_refused(path, text, message):
     with pytest.raises(ValueError, match=message):
         override(FULL, {path: text})
+
+
+def test_an_override_that_needs_another_waits_for_it():
+    made = override(Box(), {"label": "empty", "tools": "[]"})
+    assert (made.label, made.tools) == ("empty", ())
+    made = override(Box(), {"tools.0.teeth": "7", "tools.0": "saw"})
+    assert made.tools[0] == Saw(teeth=7)
+
+
+def test_of_overrides_that_are_all_wrong_the_first_is_reported():
+    with pytest.raises(ValueError, match="weigth"):
+        override(Hammer(), {"weigth": "2", "strokes": "0"})

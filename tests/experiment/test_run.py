@@ -130,3 +130,32 @@ def same_weights(one, other):
         a, b = (load_file(d / "checkpoints" / name / "model.safetensors") for d in (one, other))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "bf16-mixed"},
+        {"average": "0.9", "clip_norm": "null", "keep_every": "1"},
+        {"augmentation.flip": "true", "augmentation.crop_padding": "1", "optimizer": "sgd"},
+        {"monitor.test": "16", "selection": "test_adversarial_accuracy"},
+        {"selection": "last", "threat.norm": "l2", "objective.threat.norm": "l2"},
+        {"schedule.shape": "linear", "objective.beta_warmup": "0.5", "seed": "4"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_take_effect_end_to_end(tmp_path, options):
+    experiment = override(recipe("digits.s5_ads_tanh_trades"), SMALL | options)
+    record = run(experiment, tmp_path / "run", device="cpu")
+    assert record["selection"] == experiment.selection
+    last = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if r.kind == "epoch"][-1]
+    assert math.isfinite(last.values["train_seen_loss"])
+    kept = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    expected = {"best", "last"} | ({"epoch_1", "epoch_2"} if experiment.keep_every else set())
+    assert kept == expected
+
+
+def test_a_selection_that_is_not_measured_is_refused_at_once():
+    options = {"selection": "test_adversarial_accuracy", "monitor.test": "0"}
+    with pytest.raises(ValueError, match=r"got monitor\.test=0\. Set monitor\.test to a number"):
+        override(recipe("digits.s4_standard"), SMALL | options)

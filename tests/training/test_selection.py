@@ -1,7 +1,5 @@
 """Which epoch is best."""
 
-import pytest
-
 from robustssm.training.selection import score
 
 
@@ -17,8 +15,3 @@ def test_higher_accuracy_wins_and_loss_breaks_ties():
 
 def test_last_prefers_the_later_epoch():
     assert score("last", {}, epoch=4) > score("last", {}, epoch=3)
-
-
-def test_what_was_not_measured_is_named():
-    with pytest.raises(ValueError, match=r"'test_adversarial_accuracy'.*Set monitor.test"):
-        score("test_adversarial_accuracy", {"validation_accuracy": 1.0}, epoch=1)

@@ -13,13 +13,12 @@ from robustssm.records import wilson
 def recipes_table(tier: str | None) -> Table:
     """Tiers with their number of recipes, or every recipe of one tier."""
     if tier is None:
-        table = Table("tier", "what it is", "recipes", "for example", title="Recipes")
+        table = Table("tier", "what it is", "recipes", title="Recipes")
         for name, (_, about) in recipes.TIERS.items():
-            members = recipes.names(name)
-            table.add_row(name, about, str(len(members)), members[2])
+            table.add_row(name, about, str(len(recipes.names(name))))
         table.caption = (
-            "TIER.STRUCTURE[_ads_ACTIVATION]_METHOD; `robustssm list TIER` names them all, "
-            "`robustssm show RECIPE` its settings"
+            "TIER.STRUCTURE[_ads_ACTIVATION]_METHOD, for example digits.s4_trades; `robustssm list "
+            "TIER` names them all, `robustssm show RECIPE` shows the settings"
         )
         return table
     table = Table("recipe", "structure", "adaptive scaling", "training")

@@ -267,7 +267,8 @@ def override(value: Value, assignments: Mapping[str, str]) -> Value:
         value: Any settings value.
         assignments: Dotted path to text: {"objective.attack.steps": "20", "attacks.0.steps": "5",
             "model.layer": "s5", "optimizer.rates.dynamics.lr": "1e-4"}. Text is read as JSON
-            where it is JSON, as a bare word otherwise.
+            where it is JSON, as a bare word otherwise. They are made in this order, except that
+            one which is only right after another waits for it.
 
     Returns:
         A new value of the same type.
@@ -275,8 +276,17 @@ def override(value: Value, assignments: Mapping[str, str]) -> Value:
     Raises:
         ValueError: If a key is unknown (the nearest is offered) or a value is out of range.
     """
-    for path, text in assignments.items():
-        value = _replace_at(type(value), value, path.split("."), text, path)
+    waiting = dict(assignments)
+    while waiting:
+        refused: dict[str, ValueError] = {}
+        for path, text in waiting.items():
+            try:
+                value = _replace_at(type(value), value, path.split("."), text, path)
+            except ValueError as error:  # it may need another assignment first
+                refused[path] = error
+        if len(refused) == len(waiting):
+            raise next(iter(refused.values()))
+        waiting = {path: waiting[path] for path in refused}
     return value
 
 

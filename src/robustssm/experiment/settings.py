@@ -63,6 +63,13 @@ class Experiment:
                 "`Experiment(attacks=...)` must be one or more attacks with different labels; got "
                 f"{labels}. Results are filed by label."
             )
+        split = self.selection.partition("_")[0]
+        if self.selection != "last" and getattr(self.monitor, split) == 0:
+            raise ValueError(
+                f"`Experiment(selection='{self.selection}')` must find {split} figures; got "
+                f"monitor.{split}=0. Set monitor.{split} to a number of examples, or choose "
+                "another selection."
+            )
 
 
 def build_model(experiment: Experiment, splits: Splits) -> nn.Module:
