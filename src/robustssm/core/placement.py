@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,14 @@ class Placement:
         )
         assert norm is not None
         return norm
+
+    def state(self) -> dict[str, Any]:
+        """What resuming must restore, as JSON: the loss scale of float16, else nothing."""
+        return self.fabric.strategy.precision.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.fabric.strategy.precision.load_state_dict(state)
 
     def describe(self) -> str:
         """The device in words, for a run's record."""

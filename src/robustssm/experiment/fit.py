@@ -40,6 +40,9 @@ class Fit:
             NonFiniteLoss: If the loss stops being finite; the last good checkpoint is kept.
         """
         self._streams = Streams(self.experiment.seed)
+        self._train = self.splits.train
+        if self.placement.device.type == "cuda":  # then batches are gathered there, uncopied
+            self._train = self._train.to(self.placement.device)
         self._learner = self._make_learner()
         self._best: tuple[float, float] | None = None
         self._best_epoch = 0
@@ -62,10 +65,11 @@ class Fit:
     def _make_learner(self) -> Learner:
         experiment, device = self.experiment, self.placement.device
         model = self.placement.setup(build_model(experiment, self.splits))
+        optimizer = experiment.optimizer.build(model, fused=not self.placement.scales_losses)
         first = next(batches(self.splits.train, order=None, batch_size=1, device=device))
         return Learner(
             model=model,
-            optimizer=self.placement.setup_optimizer(experiment.optimizer.build(model)),
+            optimizer=self.placement.setup_optimizer(optimizer),
             memory=experiment.objective.memory(first.x, batch_size=experiment.batch_size),
             average=None
             if experiment.average is None
@@ -78,6 +82,7 @@ class Fit:
             extra = checkpoint.read(last, self._learner)["extra"]
             self._best = None if extra["best"] is None else (extra["best"][0], extra["best"][1])
             self._best_epoch = extra["best_epoch"]
+            self.placement.load_state(extra["precision"])
         self.run.rewind(epoch=self._learner.epoch, step=self._learner.step)
 
     def _epoch(self) -> None:
@@ -127,7 +132,7 @@ class Fit:
         order = epoch_order(len(self.splits.train), self._streams.noise("order", learner.epoch))
         rest = order[learner.batch * size :]
         for batch in batches(
-            self.splits.train, order=rest, batch_size=size, device=self.placement.device
+            self._train, order=rest, batch_size=size, device=self.placement.device
         ):
             noise = self._streams.examples("augment", learner.epoch, indices=batch.indices)
             yield replace(batch, x=self.experiment.augmentation(batch.x, noise))
@@ -166,7 +171,11 @@ class Fit:
 
     def _save(self, name: str) -> None:
         self.run.flush()
-        extra = {"best": self._best, "best_epoch": self._best_epoch}
+        extra = {
+            "best": self._best,
+            "best_epoch": self._best_epoch,
+            "precision": self.placement.state(),
+        }
         checkpoint.write(self.run.checkpoint(name), self._learner, extra=extra)
         self._saved = time.monotonic()
 

@@ -31,10 +31,15 @@ class Optimizer(Named, ABC):
     rates: Mapping[str, Rate]
 
     @abstractmethod
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+    def build(self, model: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
         """Makes the optimiser over the model's parameters that need gradients.
 
         Every group keeps its starting rate as `base_lr`, which the schedule's factor multiplies.
+
+        Args:
+            model: The model.
+            fused: One pass over memory; must be off under float16 loss scaling, where a fused
+                optimiser would undo the scaling itself and gradients could not be clipped before.
         """
 
 
@@ -54,9 +59,9 @@ class AdamW(Optimizer):
     def __post_init__(self) -> None:
         _check_roles(self)
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Makes the optimiser; fused, which is one pass over memory and deterministic."""
-        return torch.optim.AdamW(_groups(self, model), betas=self.betas, fused=True)
+    def build(self, model: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
+        """Makes the optimiser; arguments as `Optimizer.build`."""
+        return torch.optim.AdamW(_groups(self, model), betas=self.betas, fused=fused)
 
 
 @register("sgd")
@@ -75,9 +80,9 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         _check_roles(self)
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Makes the optimiser."""
-        return torch.optim.SGD(_groups(self, model), momentum=self.momentum, fused=True)
+    def build(self, model: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
+        """Makes the optimiser; arguments as `Optimizer.build`."""
+        return torch.optim.SGD(_groups(self, model), momentum=self.momentum, fused=fused)
 
 
 def roles(model: nn.Module) -> dict[str, str]:
