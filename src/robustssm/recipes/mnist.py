@@ -1,19 +1,19 @@
 """MNIST: the paper's protocol (`mnist`, `mnist_released`) and a tier for CPUs (`mnist14`).
 
 Correct PGD training at eps 0.3 can stall at chance from scratch, so its recipes raise eps linearly
-over the first 30 % of training; TRADES needs no such help. The released code's attack is weaker and
-had no warm-up.
+over the first part of training (`eps_warmup`); TRADES needs no such help. The released code's
+attack is weaker and had no warm-up.
 """
 
-from robustssm.attacks.base import Attack
 from robustssm.attacks.pgd import PGD
-from robustssm.attacks.pgd_released import PGDReleased
 from robustssm.attacks.threat import Threat
+from robustssm.data.augment import Augmentation
 from robustssm.data.mnist import MNIST
 from robustssm.experiment import Experiment
-from robustssm.models.presets import modern, paper_v1, released_code
+from robustssm.models.presets import modern
 from robustssm.recipes import Cell
 from robustssm.recipes.methods import objective, selection
+from robustssm.recipes.published import published
 from robustssm.training.monitor import Monitor
 from robustssm.training.optim import AdamW
 from robustssm.training.schedule import Schedule
@@ -26,42 +26,16 @@ def experiment(cell: Cell) -> Experiment:
     """The experiment of a cell of any of the three tiers."""
     if cell.tier == "mnist14":
         return _small(cell)
-    return _published(cell, released=cell.tier == "mnist_released")
-
-
-def _published(cell: Cell, *, released: bool) -> Experiment:
-    """AdamW 1e-3, weight decay 2e-4, cosine per epoch, 100 epochs, batch 256; robustness.md section
-    2.1.
-    """
-    attack: Attack = PGD(steps=10, step_size=STEP, keep="last")
-    evaluation: tuple[Attack, ...] = (
-        PGD(steps=10, step_size=STEP),
-        PGD(steps=50, step_size=STEP, restarts=5),
-    )
-    if released:
-        attack = PGDReleased(steps=10, step_size=STEP)
-        evaluation = (attack, *evaluation)
-    preset = released_code if released else paper_v1
-    return Experiment(
+    return published(
+        cell,
+        "mnist",
         dataset=MNIST(),
-        model=preset(cell.structure, "mnist", ads=cell.ads),
-        objective=objective(
-            cell.method,
-            threat=THREAT,
-            attack=attack,
-            kl_attack=PGD(steps=10, step_size=STEP, keep="last", loss="kl", start="normal"),
-            beta=1.0,
-            eps_warmup=0.3 if cell.method == "pgd" and not released else 0.0,
-        ),
         threat=THREAT,
-        attacks=evaluation,
-        optimizer=AdamW(lr=1e-3, weight_decay=2e-4),
-        schedule=Schedule(per="epoch"),
-        monitor=Monitor(attack=attack, train=1000, validation=2000, test=1000),
-        selection=selection(cell.method),
+        step=STEP,
+        beta=1.0,
         epochs=100,
-        batch_size=256,
-        clip_norm=None if released else 1.0,
+        augmentation=Augmentation(),
+        eps_warmup=0.3,
     )
 
 
@@ -82,6 +56,7 @@ def _small(cell: Cell) -> Experiment:
         threat=THREAT,
         attacks=(PGD(steps=10, step_size=STEP), PGD(steps=50, step_size=STEP, restarts=2)),
         optimizer=AdamW(lr=2e-3, weight_decay=2e-4),
+        schedule=Schedule(warmup=0.05),
         monitor=Monitor(attack=attack, train=500, validation=500, test=500),
         selection=selection(cell.method),
         epochs=20,

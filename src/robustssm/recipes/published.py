@@ -1,0 +1,79 @@
+"""The paper's protocol (qi2024exploring, table 4), and the same as its released code ran it."""
+
+from typing import Literal
+
+from robustssm.attacks.base import Attack
+from robustssm.attacks.pgd import PGD
+from robustssm.attacks.pgd_released import PGDReleased
+from robustssm.attacks.threat import Threat
+from robustssm.data.augment import Augmentation
+from robustssm.data.base import Dataset
+from robustssm.experiment import Experiment
+from robustssm.models.presets import paper_v1, released_code
+from robustssm.recipes import Cell
+from robustssm.recipes.methods import objective, selection
+from robustssm.training.monitor import Monitor
+from robustssm.training.optim import AdamW
+from robustssm.training.schedule import Schedule
+
+
+def published(
+    cell: Cell,
+    preset: Literal["mnist", "cifar10"],
+    *,
+    dataset: Dataset,
+    threat: Threat,
+    step: float,
+    beta: float,
+    epochs: int,
+    augmentation: Augmentation,
+    eps_warmup: float = 0.0,
+) -> Experiment:
+    """AdamW 1e-3, weight decay 2e-4, cosine per epoch, batch 256, PGD-10.
+
+    A tier called `..._released` has the code's model and token order, trains on its PGD, does not
+    clip gradients, and is judged by that PGD and by the correct one.
+
+    Args:
+        cell: Which structure, adaptive scaling and method.
+        preset: Sizes of the model.
+        dataset: The data.
+        threat: Of training and evaluation.
+        step: Step of every PGD, as a fraction of eps.
+        beta: Weight of the robust term of TRADES.
+        epochs: Passes over the data.
+        augmentation: Of training inputs.
+        eps_warmup: Share of PGD training over which eps rises; the released code had none.
+    """
+    released = cell.tier.endswith("_released")
+    attack: Attack = PGD(steps=10, step_size=step, keep="last")
+    evaluation: tuple[Attack, ...] = (
+        PGD(steps=10, step_size=step),
+        PGD(steps=50, step_size=step, restarts=5),
+    )
+    if released:
+        attack = PGDReleased(steps=10, step_size=step)
+        evaluation = (attack, *evaluation)
+    make = released_code if released else paper_v1
+    return Experiment(
+        dataset=dataset,
+        model=make(cell.structure, preset, ads=cell.ads),
+        objective=objective(
+            cell.method,
+            threat=threat,
+            attack=attack,
+            kl_attack=PGD(steps=10, step_size=step, keep="last", loss="kl", start="normal"),
+            beta=beta,
+            eps_warmup=eps_warmup if cell.method == "pgd" and not released else 0.0,
+        ),
+        threat=threat,
+        attacks=evaluation,
+        optimizer=AdamW(lr=1e-3, weight_decay=2e-4),
+        schedule=Schedule(per="epoch"),
+        augmentation=augmentation,
+        monitor=Monitor(attack=attack, train=1000, validation=2000, test=1000),
+        selection=selection(cell.method),
+        epochs=epochs,
+        batch_size=256,
+        clip_norm=None if released else 1.0,
+    )
