@@ -1,8 +1,8 @@
 """MNIST: the paper's protocol (`mnist`, `mnist_released`) and a tier for CPUs (`mnist14`).
 
 Correct PGD training at eps 0.3 can stall at chance from scratch, so its recipes raise eps linearly
-over the first part of training (`eps_warmup`); TRADES needs no such help. The released code's
-attack is weaker and had no warm-up.
+over the first part of training (`eps_warmup`). The released code's attack is weaker and had no
+warm-up.
 """
 
 from robustssm.attacks.pgd import PGD
@@ -40,7 +40,11 @@ def experiment(cell: Cell) -> Experiment:
 
 
 def _small(cell: Cell) -> Experiment:
-    """14x14 pixels, width 64, two layers; the published eps, step and number of steps."""
+    """14x14 pixels, width 64, two layers; the published eps, step and number of steps.
+
+    A CPU sees few epochs, hence the high learning rate (S5, 3 epochs of 10,000 images: 95 % clean
+    at 8e-3, 77 % at 2e-3) and a rise of eps over the first half, for TRADES as well.
+    """
     attack = PGD(steps=10, step_size=STEP, keep="last")
     return Experiment(
         dataset=MNIST(pool=2),
@@ -51,11 +55,11 @@ def _small(cell: Cell) -> Experiment:
             attack=attack,
             kl_attack=PGD(steps=10, step_size=STEP, keep="last", loss="kl", start="normal"),
             beta=1.0,
-            eps_warmup=0.3 if cell.method == "pgd" else 0.0,
+            eps_warmup=0.5,
         ),
         threat=THREAT,
         attacks=(PGD(steps=10, step_size=STEP), PGD(steps=50, step_size=STEP, restarts=2)),
-        optimizer=AdamW(lr=2e-3, weight_decay=2e-4),
+        optimizer=AdamW(lr=8e-3, weight_decay=2e-4),
         schedule=Schedule(warmup=0.05),
         monitor=Monitor(attack=attack, train=500, validation=500, test=500),
         selection=selection(cell.method),
