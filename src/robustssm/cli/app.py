@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from robustssm.core.errors import NonFiniteLoss, RunInUse
+
 app = typer.Typer(
     name="robustssm",
     help="Train, attack and explain deep state space models.",
@@ -34,10 +36,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 
 
 def main() -> None:
-    """Runs the command line; errors that the user can mend end with their message and status 2."""
+    """Runs the command line; errors that the user can mend end with their message and status 2.
+
+    Any other error is ours, and keeps its traceback.
+    """
     try:
         app()
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, RunInUse, NonFiniteLoss) as error:
         Console(stderr=True).print("[bold red]error:[/]", end=" ")
         print(_message(error), file=sys.stderr)  # noqa: T201 - plain: paths must not be wrapped
         sys.exit(2)
