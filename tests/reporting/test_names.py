@@ -27,6 +27,20 @@ def test_structures(layer, text):
 
 
 @pytest.mark.parametrize(
+    "settings, text",
+    [
+        ({"name": "mnist"}, "MNIST"),
+        ({"name": "mnist", "pool": 1}, "MNIST"),
+        ({"name": "mnist", "pool": 2}, "MNIST (pooled 2x2)"),
+        ({"name": "arrays", "path": "some/where/tones.npz"}, "arrays (tones.npz)"),
+        ({"name": "svhn", "path": None}, "svhn"),
+    ],
+)
+def test_data_sets(settings, text):
+    assert names.dataset(settings) == text
+
+
+@pytest.mark.parametrize(
     "label, text",
     [("pgd-10", "PGD-10"), ("apgd-ce", "APGD-CE"), ("square", "Square"), ("deepfool", "deepfool")],
 )

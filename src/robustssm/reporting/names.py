@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 DATASETS = {
@@ -33,6 +34,19 @@ _ATTACK_WORDS = {
     "dlr": "DLR",
     "t": "T",
 }
+
+
+def dataset(settings: Mapping[str, Any]) -> str:
+    """The data set, with what makes it another one: "MNIST (pooled 2x2)", "arrays (tones.npz)".
+
+    Args:
+        settings: Settings of a data set, with "name".
+    """
+    name = DATASETS.get(settings["name"], str(settings["name"]))
+    pool, path = settings.get("pool", 1), settings.get("path")
+    if isinstance(pool, int) and pool > 1:
+        return f"{name} (pooled {pool}x{pool})"
+    return f"{name} ({PurePath(path).name})" if isinstance(path, str) else name
 
 
 def structure(layer: Mapping[str, Any]) -> str:

@@ -38,8 +38,7 @@ class Run:
     @property
     def dataset(self) -> str:
         """Display name of the data set."""
-        name = self.experiment["dataset"]["name"]
-        return str(names.DATASETS.get(name, name))
+        return names.dataset(self.experiment["dataset"])
 
     @property
     def structure(self) -> str:
