@@ -37,7 +37,7 @@ def test_random_start_is_that_of_fast_training(network):
 def test_labels_costs_and_refusals():
     assert FGSM().label == "fgsm"
     assert FGSM(start="uniform", loss="margin").label == "fgsm-uniform-margin"
-    assert FGSM().passes == (1, 1)
+    assert FGSM().passes(4) == (1, 1)
     with pytest.raises(ValueError, match="flat"):
         FGSM(loss="kl")
-    assert FGSM(loss="kl", start="uniform").passes == (2, 1)
+    assert FGSM(loss="kl", start="uniform").passes(4) == (2, 1)

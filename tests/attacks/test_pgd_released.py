@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from robustssm.attacks.pgd import PGD
 from robustssm.attacks.pgd_released import PGDReleased
 from robustssm.attacks.threat import Threat
+from robustssm.core.errors import Inapplicable
 from robustssm.core.rng import Noise
 from robustssm.ops import divergence
 
@@ -59,7 +60,7 @@ def test_it_overstates_robustness(network):
 
 def test_other_norms_are_refused(network):
     model, x, y = network
-    with pytest.raises(ValueError, match="norm='linf'"):
+    with pytest.raises(Inapplicable, match="norm='linf'"):
         PGDReleased()(model, x, y, threat=Threat(norm="l2", eps=0.1), noise=Noise(0))
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from robustssm.attacks.access import Access
 from robustssm.attacks.surrogate import Surrogate
 from robustssm.ops import divergence
 
@@ -11,7 +12,7 @@ from robustssm.ops import divergence
 def test_the_gradient_of_an_example_is_its_own(loss, network):
     model, x, y = network
     points = (x + 0.01).clamp(0, 1)
-    surrogate = Surrogate(loss, model, x, y)
+    surrogate = Surrogate(loss, Access(model), x, y)
     value, gradient = surrogate.climb(points)
     for row in (0, 7):
         z = points[row : row + 1].clone().requires_grad_()
@@ -38,7 +39,7 @@ def test_selecting_rows_keeps_the_clean_prediction(network):
         calls.append(len(z))
         return model(z)
 
-    surrogate = Surrogate("kl", spy, x, y)
+    surrogate = Surrogate("kl", Access(spy), x, y)
     rows = torch.tensor([5, 2])
     some, _ = surrogate.select(rows).climb(x[rows] + 0.1)
     whole, _ = surrogate.climb(x + 0.1)

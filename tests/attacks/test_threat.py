@@ -14,7 +14,8 @@ def test_settings_survive_json_and_read_fractions():
     threat = Threat(norm="l2", eps="8/255", bounds=(-1, 1))
     assert threat.eps == 8 / 255
     assert from_dict(Threat, to_dict(threat)) == threat
-    assert to_dict(threat) == {"norm": "l2", "eps": 8 / 255, "bounds": [-1.0, 1.0]}
+    restrictions = dict.fromkeys(("window", "channels", "channel_scales", "band"))
+    assert to_dict(threat) == {"norm": "l2", "eps": 8 / 255, "bounds": [-1.0, 1.0], **restrictions}
     assert override(Threat(eps=0.1), {"eps": "2/255"}).eps == 2 / 255
 
 

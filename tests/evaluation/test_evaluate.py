@@ -11,7 +11,7 @@ from robustssm.attacks.base import Attack
 from robustssm.attacks.fgsm import FGSM
 from robustssm.attacks.pgd import PGD
 from robustssm.attacks.threat import Threat
-from robustssm.core.config import settings
+from robustssm.core.config import settings, to_dict
 from robustssm.core.rng import Noise, Streams
 from robustssm.evaluation import evaluate as module
 from robustssm.evaluation.evaluate import evaluate
@@ -78,8 +78,8 @@ def test_each_attack_sees_the_right_examples_and_a_few_wrong_ones(network, monke
     class Spy(Attack):
         name = "spy"
 
-        def perturb(self, logits, x, y, *, threat, noise):
-            given.extend((logits(x).argmax(1) == y).tolist())
+        def perturb(self, model, x, y, *, region, noise):
+            given.extend((model.logits(x).argmax(1) == y).tolist())
             return x
 
     result = run(model, x, y, [Spy()])
@@ -95,7 +95,7 @@ def test_success_is_verified_by_a_pass_of_its_own_after_projection(network):
     class Boaster(Attack):
         name = "boaster"
 
-        def perturb(self, logits, x, y, *, threat, noise):
+        def perturb(self, model, x, y, *, region, noise):
             return 1 - x
 
     assert (
@@ -168,7 +168,7 @@ def test_progress_and_record(network):
         *network, {"quick": FGSM()}, progress=lambda **what: told.append(what), batch_size=50
     )
     assert told == [{"attack": "quick", "done": d, "total": 130} for d in (50, 100, 130)]
-    assert result.threat == {"norm": "linf", "eps": 0.05, "bounds": [0.0, 1.0]}
+    assert result.threat == to_dict(Threat(eps=0.05))
     assert EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 

@@ -96,7 +96,7 @@ class Leaking(Attack):
 
     name = "leaking"
 
-    def perturb(self, logits, x, y, *, threat, noise):
+    def perturb(self, model, x, y, *, region, noise):
         x = x.clone()
         x.view(len(x), -1)[:, 0] += 0.01 * (1 + y)
         return x

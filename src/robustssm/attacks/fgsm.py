@@ -6,13 +6,13 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from robustssm.attacks.base import Attack
+from robustssm.attacks.access import Access
+from robustssm.attacks.base import Attack, Passes
 from robustssm.attacks.pgd import PGD
+from robustssm.attacks.region import Region
 from robustssm.attacks.surrogate import LossName, refuse_flat_start
-from robustssm.attacks.threat import Threat
 from robustssm.core.config import register, settings
 from robustssm.core.rng import Noise
-from robustssm.core.types import LogitsFn
 
 
 @register("fgsm")
@@ -40,10 +40,9 @@ class FGSM(Attack):
         loss = f"-{self.loss}" if self.loss != "cross_entropy" else ""
         return f"{self.name}{start}{loss}"
 
-    @property
-    def passes(self) -> tuple[int, int]:
-        """Forward and backward passes through the model per example."""
-        return self._pgd.passes
+    def passes(self, num_classes: int) -> Passes:
+        """One of each, as PGD counts them."""
+        return self._pgd.passes(num_classes)
 
     @property
     def _pgd(self) -> PGD:
@@ -51,15 +50,15 @@ class FGSM(Attack):
 
     def perturb(
         self,
-        logits: LogitsFn,
+        model: Access,
         x: Float[Tensor, "batch ..."],
         y: Int[Tensor, " batch"],
         *,
-        threat: Threat,
+        region: Region,
         noise: Noise,
     ) -> Float[Tensor, "batch ..."]:
         """One step of PGD that keeps its end point."""
-        return self._pgd.perturb(logits, x, y, threat=threat, noise=noise)
+        return self._pgd.perturb(model, x, y, region=region, noise=noise)
 
     @classmethod
     def samples(cls) -> tuple["Attack", ...]:

@@ -7,13 +7,13 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from robustssm.attacks.base import Attack
+from robustssm.attacks.access import Access
+from robustssm.attacks.base import Attack, Passes
+from robustssm.attacks.region import Region
 from robustssm.attacks.restarts import Found, worst_of
-from robustssm.attacks.surrogate import LossName, Surrogate, frozen, refuse_flat_start
-from robustssm.attacks.threat import Threat
+from robustssm.attacks.surrogate import LossName, Surrogate, refuse_flat_start
 from robustssm.core.config import register, settings
 from robustssm.core.rng import Noise
-from robustssm.core.types import LogitsFn
 
 
 @register("pgd")
@@ -55,56 +55,52 @@ class PGD(Attack):
         loss = f"-{self.loss}" if self.loss != "cross_entropy" else ""
         return f"{self.name}-{self.steps}{runs}{loss}"
 
-    @property
-    def passes(self) -> tuple[int, int]:
-        """Forward and backward passes through the model per example, at most."""
+    def passes(self, num_classes: int) -> Passes:
+        """Each run's steps; where the last point is to be judged, its forward pass as well."""
         last = self.keep == "best" or self.restarts > 1
         forward = self.restarts * (self.steps + last) + (self.loss == "kl")
-        return forward, self.restarts * self.steps
+        return Passes(forward, self.restarts * self.steps)
 
     def perturb(
         self,
-        logits: LogitsFn,
+        model: Access,
         x: Float[Tensor, "batch ..."],
         y: Int[Tensor, " batch"],
         *,
-        threat: Threat,
+        region: Region,
         noise: Noise,
     ) -> Float[Tensor, "batch ..."]:
         """Runs the attack; the start of run r is drawn from `noise.fork("start", r)`."""
-        with frozen(logits):
-            surrogate = Surrogate(self.loss, logits, x, y)
-            if self.restarts == 1 and self.keep == "last":
-                return self._climb(surrogate, x, threat, noise.fork("start", 0))[0]
+        surrogate = Surrogate(self.loss, model, x, y)
+        if self.restarts == 1 and self.keep == "last":
+            return self._climb(surrogate, region, noise.fork("start", 0))[0]
 
-            def search(rows: Tensor, run: int) -> Found:
-                some, stream = surrogate.select(rows), noise.select(rows).fork("start", run)
-                last, best = self._climb(some, x[rows], threat, stream)
-                end = Found(last, *some.value(last))
-                return end if self.keep == "last" else best.best(end)
+        def search(rows: Tensor, run: int) -> Found:
+            some, stream = surrogate.select(rows), noise.select(rows).fork("start", run)
+            last, best = self._climb(some, region.select(rows), stream)
+            end = Found(last, *some.value(last))
+            return end if self.keep == "last" else best.best(end)
 
-            return worst_of(self.restarts, search, torch.arange(len(x), device=x.device)).points
+        return worst_of(self.restarts, search, torch.arange(len(x), device=x.device)).points
 
-    def _climb(
-        self, surrogate: Surrogate, x: Tensor, threat: Threat, noise: Noise
-    ) -> tuple[Tensor, Found]:
+    def _climb(self, surrogate: Surrogate, region: Region, noise: Noise) -> tuple[Tensor, Found]:
         """One run: its last point, not yet evaluated, and the best of those before it."""
-        points = self._start(x, threat, noise)
+        x, points = region.x, self._start(region, noise)
         best = Found(x, x.new_full((len(x),), -torch.inf), x.new_zeros(len(x), dtype=torch.bool))
         for step in range(self.steps):
             value, gradient = surrogate.climb(points)
             if self.keep == "best" and (step > 0 or self.start != "normal"):
                 best = best.best(Found(points, *value))
-            move = self.step_size * threat.eps * threat.ascend(gradient)
-            points = threat.project(points + move, x)
+            move = self.step_size * region.eps * region.ascend(gradient)
+            points = region.project(points + move)
         return points, best
 
-    def _start(self, x: Tensor, threat: Threat, noise: Noise) -> Tensor:
+    def _start(self, region: Region, noise: Noise) -> Tensor:
         if self.start == "uniform":
-            return threat.sample(x, noise)
+            return region.sample(noise)
         if self.start == "normal":
-            return x + noise.normal(like=x, std=self.start_std)
-        return x
+            return region.x + noise.normal(like=region.x, std=self.start_std)
+        return region.x
 
     @classmethod
     def samples(cls) -> tuple["Attack", ...]:

@@ -6,18 +6,17 @@ returned is within eps: the attack climbs at places it cannot go, and overstates
 
 from typing import Annotated
 
-import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustssm.attacks.base import Attack
-from robustssm.attacks.surrogate import frozen
-from robustssm.attacks.threat import Threat
+from robustssm.attacks.access import Access
+from robustssm.attacks.base import Attack, Passes
+from robustssm.attacks.region import Region
 from robustssm.core.config import register, settings
+from robustssm.core.errors import Inapplicable
 from robustssm.core.rng import Noise
-from robustssm.core.types import LogitsFn
 
 
 @register("pgd_released")
@@ -41,43 +40,44 @@ class PGDReleased(Attack):
         """With its steps: "pgd_released-10"."""
         return f"{self.name}-{self.steps}"
 
-    @property
-    def passes(self) -> tuple[int, int]:
-        """Forward and backward passes through the model per example."""
-        return self.steps, self.steps
+    def passes(self, num_classes: int) -> Passes:
+        """One of each per step."""
+        return Passes(self.steps, self.steps)
 
     def perturb(
         self,
-        logits: LogitsFn,
+        model: Access,
         x: Float[Tensor, "batch ..."],
         y: Int[Tensor, " batch"],
         *,
-        threat: Threat,
+        region: Region,
         noise: Noise,
     ) -> Float[Tensor, "batch ..."]:
         """Runs the attack; the start is the first draw of `noise`.
 
         Raises:
-            ValueError: If the norm is not linf, for which alone the released code exists.
+            Inapplicable: If the norm is not linf or the threat is restricted: the released code
+                knows neither.
         """
-        if threat.norm != "linf":
-            raise ValueError(
-                "`PGDReleased` must have norm='linf', as the released code knows no other; "
-                f"got norm='{threat.norm}'. Use PGD."
+        if region.norm != "linf" or not region.whole:
+            raise Inapplicable(
+                "`PGDReleased` needs norm='linf' and a threat without restrictions, as the "
+                f"released code knows no other; got norm='{region.norm}'. Use PGD."
             )
-        y = y.clone()
-        delta = noise.uniform(like=x, low=-threat.eps, high=threat.eps)
-        base = (x + delta).clamp(*threat.bounds)
-        with frozen(logits):
-            for _ in range(self.steps):
-                delta.requires_grad_()
-                loss = F.cross_entropy(
-                    logits((base + delta).clamp(*threat.bounds)), y, reduction="sum"
-                )
-                (gradient,) = torch.autograd.grad(loss, delta)
-                moved = delta.detach() + self.step_size * threat.eps * gradient.sign()
-                delta = moved.clamp(-threat.eps, threat.eps)
-        return (x + delta).clamp(*threat.bounds)
+        eps = region.eps
+        delta = noise.uniform(like=x, low=-eps, high=eps)
+        base = (x + delta).clamp(region.low, region.high)
+
+        def loss(logits: Tensor, rows: slice) -> Tensor:
+            return F.cross_entropy(logits, y[rows], reduction="none")
+
+        for _ in range(self.steps):
+            points = base + delta
+            inside = (points >= region.low) & (points <= region.high)
+            gradient = model.climb(points.clamp(region.low, region.high), loss).gradient
+            # The released gradient is that of delta, which is zero where the clip cuts.
+            delta = (delta + self.step_size * eps * (gradient * inside).sign()).clamp(-eps, eps)
+        return (x + delta).clamp(region.low, region.high)
 
     @classmethod
     def samples(cls) -> tuple["Attack", ...]:

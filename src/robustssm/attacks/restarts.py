@@ -17,6 +17,8 @@ class Found:
     points: Float[Tensor, "batch ..."]
     loss: Float[Tensor, " batch"]
     wrong: Bool[Tensor, " batch"]
+    part: Int[Tensor, " batch"] | None = None
+    """Which search of several each candidate is from, for the record; None if not said."""
 
     def better_than(self, other: "Found") -> Bool[Tensor, " batch"]:
         """Misclassified beats correct; among equals, the higher loss. A NaN loss is not higher."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from robustssm.core.errors import NonFiniteLoss, RunInUse
+from robustssm.core.errors import Inapplicable, NonFiniteLoss, RunInUse
 
 app = typer.Typer(
     name="robustssm",
@@ -42,7 +42,7 @@ def main() -> None:
     """
     try:
         app()
-    except (ValueError, OSError, RunInUse, NonFiniteLoss) as error:
+    except (ValueError, OSError, Inapplicable, RunInUse, NonFiniteLoss) as error:
         Console(stderr=True).print("[bold red]error:[/]", end=" ")
         print(_message(error), file=sys.stderr)  # noqa: T201 - plain: paths must not be wrapped
         sys.exit(2)

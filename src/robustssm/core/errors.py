@@ -20,6 +20,10 @@ class RunInUse(RuntimeError):
     """Another process holds the run directory."""
 
 
+class OutOfTime(Exception):
+    """The time that an evaluation was given is over; what is finished is kept."""
+
+
 def violation(subject: str, must: str, got: object, advice: str = "") -> str:
     """Builds the three-part message of a broken invariant.
 

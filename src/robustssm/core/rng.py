@@ -62,6 +62,30 @@ class Noise:
         child._draws = self._draws
         return child
 
+    def rows(self, count: int) -> "Noise":
+        """This noise if it has one stream per example, else one stream for each of `count` rows."""
+        if self._examples is not None:
+            return self
+        child = Noise(self._key, torch.arange(count), (*self._path, "rows"))
+        child._draws = self._draws
+        return child
+
+    def spread(self, parts: Int[Tensor, " batch"]) -> "Noise":
+        """A stream per (example, part): row i draws from part `parts[i]` of its own example.
+
+        Rows that belong to one example (made by `select` with repeated indices) so get independent
+        streams, the same whether the parts run together or one after the other.
+
+        Raises:
+            ValueError: If the batch shares one stream, which has no rows.
+        """
+        if self._examples is None:
+            raise ValueError("Only a noise with one stream per example can be spread over parts.")
+        keys = _mix(self._examples * _GAMMA + _mix((parts.to(self._examples.device) + 1) * _GAMMA))
+        child = Noise(self._key, keys, (*self._path, "part"))
+        child._draws = self._draws
+        return child
+
     def uniform(
         self,
         *shape: int,

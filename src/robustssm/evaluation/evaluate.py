@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from robustssm.attacks.access import frozen
 from robustssm.attacks.base import Attack
-from robustssm.attacks.surrogate import frozen
 from robustssm.attacks.threat import Threat
 from robustssm.core.config import to_dict
 from robustssm.core.modes import mode

@@ -1,19 +1,12 @@
-"""What a run leaves on disk, as values: standard library only, so that reports need nothing else.
+"""What an evaluation found: flags per example, and everything that follows from them."""
 
-Files are JSON, written to a temporary name, flushed to the disk and then renamed.
-"""
-
-import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import NormalDist
-from typing import Any
-from uuid import uuid4
 
-JSON = Any
+from robustssm.records.files import JSON
+
 Flags = tuple[bool, ...]
 
 
@@ -69,6 +62,44 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuiteRecord:
+    """What became of the examples, stage by stage, under attacks that each see survivors only."""
+
+    stages: Mapping[str, Flags]
+    """Stage, in order, to: right on the clean input and fooled by no stage so far."""
+    deviations: tuple[str, ...] = ()
+    """How the suite differs from the published one, in words."""
+    passes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Stage to "calls" of the model, and examples that went "forwards" and "backwards"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Robust accuracy while one setting of an attack varies, on the same examples."""
+
+    axis: str
+    """"eps", "steps" or "restarts"."""
+    attack: str
+    """Label of the attack whose setting varies."""
+    values: tuple[float, ...]
+    """Ascending; eps in the units of the input."""
+    survived: tuple[Flags, ...]
+    """Per value: right on the clean input and not fooled."""
+
+    def __post_init__(self) -> None:
+        if not self.values or len(self.values) != len(self.survived):
+            raise ValueError(
+                f"A curve needs one row of flags per value; got {len(self.survived)} rows for "
+                f"{len(self.values)} values."
+            )
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Share of examples that hold, per value."""
+        return tuple(sum(flags) / len(flags) for flags in self.survived)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
     """One flag per example and attack; accuracies are properties, so they cannot disagree."""
 
@@ -78,6 +109,13 @@ class EvaluationResult:
     threat: Mapping[str, JSON]
     warnings: tuple[Flagged, ...] = ()
     provenance: Provenance | None = None
+    suites: Mapping[str, SuiteRecord] = field(default_factory=dict)
+    """Label of a suite among `survived` to what its stages did."""
+    curves: tuple[Curve, ...] = ()
+    diagnosed: bool = False
+    """Whether the costly checks were run too, or only those that come with every evaluation."""
+    planned: int | None = None
+    """Examples asked for, where a time limit ended the evaluation before all were finished."""
 
     def __post_init__(self) -> None:
         if not self.clean:
@@ -94,6 +132,18 @@ class EvaluationResult:
                     f"Attack '{name}' has {len(flags)} flags for {len(self.clean)} examples; "
                     "every attack must be run on the same examples."
                 )
+
+    @property
+    def verdict(self) -> str:
+        """Whether the numbers can be believed: "reliable", "suspicious" or "unreliable".
+
+        Unreliable: a warning says that a number must not be believed. Suspicious: there are
+        warnings, none that grave. Reliable: none of the checks that were run found anything.
+        """
+        severities = {warning.severity for warning in self.warnings}
+        if "invalid" in severities:
+            return "unreliable"
+        return "suspicious" if severities else "reliable"
 
     @property
     def n(self) -> int:
@@ -149,7 +199,29 @@ class EvaluationResult:
                 **{name: self.interval(name) for name in self.survived},
             },
             "threat": dict(self.threat),
+            "verdict": self.verdict,
+            "diagnosed": self.diagnosed,
+            "planned": self.planned,
             "warnings": [asdict(w) for w in self.warnings],
+            "suites": {
+                label: {
+                    "stages": {name: [int(f) for f in row] for name, row in suite.stages.items()},
+                    "survivors": {name: sum(row) for name, row in suite.stages.items()},
+                    "deviations": list(suite.deviations),
+                    "passes": {name: dict(row) for name, row in suite.passes.items()},
+                }
+                for label, suite in self.suites.items()
+            },
+            "curves": [
+                {
+                    "axis": curve.axis,
+                    "attack": curve.attack,
+                    "values": list(curve.values),
+                    "accuracies": list(curve.accuracies),
+                    "survived": [[int(f) for f in row] for row in curve.survived],
+                }
+                for curve in self.curves
+            ],
             "provenance": asdict(self.provenance) if self.provenance else None,
             "flags": {
                 "clean": [int(f) for f in self.clean],
@@ -160,7 +232,24 @@ class EvaluationResult:
     @classmethod
     def from_dict(cls, data: Mapping[str, JSON]) -> "EvaluationResult":
         """The inverse of `to_dict`; derived numbers are recomputed from the flags."""
-        flags = {name: tuple(bool(f) for f in row) for name, row in data["flags"].items()}
+        flags = {name: _flags(row) for name, row in data["flags"].items()}
+        suites = {
+            label: SuiteRecord(
+                stages={name: _flags(row) for name, row in suite["stages"].items()},
+                deviations=tuple(suite["deviations"]),
+                passes=suite["passes"],
+            )
+            for label, suite in data.get("suites", {}).items()
+        }
+        curves = tuple(
+            Curve(
+                axis=curve["axis"],
+                attack=curve["attack"],
+                values=tuple(curve["values"]),
+                survived=tuple(_flags(row) for row in curve["survived"]),
+            )
+            for curve in data.get("curves", ())
+        )
         provenance = data.get("provenance")
         return cls(
             clean=flags.pop("clean"),
@@ -168,89 +257,12 @@ class EvaluationResult:
             threat=data["threat"],
             warnings=tuple(Flagged(**w) for w in data.get("warnings", ())),
             provenance=Provenance(**provenance) if provenance else None,
+            suites=suites,
+            curves=curves,
+            diagnosed=data.get("diagnosed", False),
+            planned=data.get("planned"),
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepRecord:
-    """One line of metrics.jsonl: what was measured after `step` optimiser steps."""
-
-    kind: str
-    """"step" for a training step, "epoch" for the figures at the end of an epoch."""
-    epoch: int
-    step: int
-    values: Mapping[str, float] = field(default_factory=dict)
-
-    def to_line(self) -> str:
-        """One line of JSON, without the newline."""
-        head = {"kind": self.kind, "epoch": self.epoch, "step": self.step}
-        assert not head.keys() & self.values.keys(), "a value is called as the record's own fields"
-        return json.dumps(head | dict(self.values))
-
-    @classmethod
-    def from_line(cls, line: str) -> "StepRecord":
-        """The inverse of `to_line`."""
-        data = json.loads(line)
-        return cls(
-            kind=data.pop("kind"), epoch=data.pop("epoch"), step=data.pop("step"), values=data
-        )
-
-
-def write_json(path: Path, data: JSON) -> None:
-    """Writes JSON so that a reader sees either the old file or the whole new one."""
-    write_bytes(path, (json.dumps(data, indent=1, allow_nan=True) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes to a temporary name beside `path`, flushes to the disk, renames.
-
-    Raises:
-        OSError: If the disk is full or not writable; `path` is then as it was, and no temporary
-            file stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile.mkstemp, whose files nobody but their owner may read.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def read_json(path: Path) -> JSON:
-    """Reads a JSON file.
-
-    Raises:
-        ValueError: If it is not JSON; names the file.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} must be a JSON file; it is damaged ({error}). "
-            "Restore it or remove it and run again."
-        ) from None
-
-
-def read_records(path: Path) -> Iterator[StepRecord]:
-    """Reads metrics.jsonl; a last line cut off by a kill is left out.
-
-    Raises:
-        ValueError: If any other line is not JSON; names the file and line.
-    """
-    # What follows the last newline is empty, or a line inside which the writer was killed.
-    *complete, _ = path.read_bytes().split(b"\n")
-    for number, line in enumerate(complete, 1):
-        try:
-            record = StepRecord.from_line(line.decode())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path}, line {number} must be a record; it is damaged ({error}). "
-                "Remove the line, or the file, and run again."
-            ) from None
-        yield record
+def _flags(row: Iterable[JSON]) -> Flags:
+    return tuple(bool(f) for f in row)
