@@ -2,4 +2,5 @@
 
 from robustssm.cli import main
 
-main()
+if __name__ == "__main__":  # processes that share a task import this module too
+    main()

@@ -6,13 +6,15 @@ import torch
 from robustssm.attacks.base import Attack
 from robustssm.attacks.fgsm import FGSM
 from robustssm.attacks.pgd import PGD
+from robustssm.attacks.square import Square
 from robustssm.attacks.threat import Threat
 from robustssm.core.config import settings
 from robustssm.core.rng import Noise, Streams, global_stream
 from robustssm.evaluation import reliability
 from robustssm.evaluation.evaluate import evaluate
-from robustssm.evaluation.reliability import Outcome
+from robustssm.evaluation.reliability import Outcome, stage_flags
 from robustssm.testing.attacks import ContractClassifier
+from tests.attacks.digits_net import digits_net
 
 THREAT = Threat(eps=0.05)
 
@@ -34,7 +36,7 @@ def test_a_healthy_evaluation_raises_none(network, dtype):
     assert flags(model, x.to(dtype), y, attacks) == {}
 
 
-def test_a_saturated_loss_has_zero_gradients_and_hides_errors(network):
+def test_a_saturated_loss_hides_errors(network):
     """Logits times 10,000: cross-entropy is flat in float32, the margin is not."""
     model, x, y = network
     model.first, model.second = model.first.float(), model.second.float() * 1e4
@@ -48,7 +50,7 @@ def test_a_saturated_loss_has_zero_gradients_and_hides_errors(network):
         streams=Streams(0),
         batch_size=64,
     )
-    assert {f.name: f.severity for f in result.warnings} == {"zero_gradients": "invalid"}
+    assert {f.name: f.severity for f in result.warnings} == {"saturated_loss": "invalid"}
     assert result.attacks["pgd-10"] > result.attacks["pgd-10-margin"] + 0.2
 
 
@@ -66,6 +68,18 @@ def test_no_gradient(network):
     model, x, y = network
     assert flags(lambda z: model(z).detach(), x, y) == {"no_gradient": "warning"}
     assert flags(lambda z: model(z.detach()), x, y) == {"no_gradient": "warning"}
+
+
+def test_the_verdict_on_a_detached_branch(network):
+    model, x, y = network
+
+    def half_cut(z):
+        return model(z) + model(z.flip(-1)).detach()
+
+    result = evaluate(half_cut, x, y, [], threat=THREAT, streams=Streams(0), batch_size=64)
+    assert [flag.name for flag in result.warnings] == ["wrong_gradients"]
+    assert result.verdict == "unreliable"
+    assert evaluate(model, x, y, [], threat=THREAT, streams=Streams(0)).verdict == "reliable"
 
 
 def test_a_function_around_a_module_in_train_mode_is_noticed():
@@ -175,6 +189,71 @@ def test_a_larger_search_that_finds_less(weak, strong, comparable):
     assert warnings_of(attacks, chance, clean=n, n=n) == []
 
 
+def first(count, n=100):
+    return [k < count for k in range(n)]
+
+
+@pytest.mark.parametrize(
+    "attacks, survivors, wins",
+    [
+        ({"pgd": PGD(), "square": Square(queries=5)}, (60, 40), True),
+        ({"pgd": PGD(), "square": Square(queries=5)}, (60, 55), False),
+        ({"pgd": PGD(), "square": Square(queries=5)}, (40, 60), False),
+        ({"fgsm": FGSM(), "square": Square(queries=5)}, (60, 20), False),
+        ({"fgsm": FGSM(), "pgd": PGD(), "square": Square(queries=5)}, (80, 60, 40), True),
+        ({"pgd": PGD(), "more": PGD(steps=20), "square": Square(queries=5)}, (60, 40, 40), False),
+        ({"square": Square(queries=5)}, (20,), False),
+    ],
+)
+def test_a_black_box_that_beats_all_gradients(attacks, survivors, wins):
+    outcomes = {k: outcome(first(s)) for k, s in zip(attacks, survivors, strict=True)}
+    found = warnings_of(attacks, outcomes, clean=100, n=100)
+    assert found == (["black_box_wins"] if wins else [])
+
+
+@pytest.mark.parametrize(
+    "reached, broken, severity",
+    [
+        (327, 0, None),  # what Square did in the reference's run on the network of the tests
+        (20, 0, None),
+        (10, 2, None),  # 1 in 230 by chance
+        (10, 3, "invalid"),
+        (100, 5, None),
+        (100, 6, "warning"),
+        (1000, 20, None),
+        (1000, 21, "warning"),
+        (1000, 100, "invalid"),
+        (1, 1, None),
+        (0, 0, None),
+    ],
+)
+def test_a_black_box_stage_that_breaks_more_than_chance(reached, broken, severity):
+    n = 1200
+    before, after = tuple(first(reached, n)), tuple(first(reached - broken, n))
+    stages = {"clean": tuple(first(n, n)), "apgd-ce": before, "square": after}
+    found = stage_flags(stages, {"square"})
+    assert [f.severity for f in found] == ([severity] if severity else [])
+    del stages["clean"]
+    assert stage_flags(stages, {"square"}) == found, "the row of the clean input is optional"
+    assert stage_flags(stages, set()) == ()
+
+
+def test_a_black_box_stage_before_every_gradient_is_no_surprise():
+    stages = {"clean": (True,) * 50, "square": (False,) * 50, "apgd-ce": (False,) * 50}
+    assert stage_flags(stages, {"square"}) == ()
+
+
+def test_stages_of_the_reference_are_as_expected():
+    """Survivors after every stage of the reference AutoAttack on the network of the tests."""
+    _, _, _, stored = digits_net()
+    for threat in ("Linf_0.15", "L2_1.0"):
+        stages = {
+            name: tuple(stored[f"survive_{threat}_{name}"].tolist())
+            for name in ("clean", "apgd-ce", "apgd-t", "fab-t", "square")
+        }
+        assert stage_flags(stages, {"square"}) == ()
+
+
 def test_gradient_masking_is_seen_by_the_order_of_attacks(network):
     """Steps longer than the ball with gradients that point the wrong way after the first."""
     model, x, y = network
@@ -185,4 +264,7 @@ def test_gradient_masking_is_seen_by_the_order_of_attacks(network):
         return torch.where(at_data[:, None], logits, 2 * logits.detach() - logits)
 
     attacks = [FGSM(), PGD(steps=10, start="none", keep="last")]
-    assert flags(misleading, x, y, attacks) == {"stronger_is_weaker": "warning"}
+    assert flags(misleading, x, y, attacks) == {
+        "stronger_is_weaker": "warning",
+        "wrong_gradients": "invalid",  # the preflight looks beside the data
+    }

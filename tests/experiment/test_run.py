@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from robustssm.core.config import from_dict, override, to_dict
 from robustssm.core.errors import CorruptFile, NonFiniteLoss
 from robustssm.experiment import Experiment, evaluate_run, run
+from robustssm.experiment.fit import Fit
 from robustssm.recipes import recipe
 from robustssm.records import EvaluationResult, read_records
 from robustssm.training.loop import train_batch
@@ -159,3 +160,21 @@ def test_a_selection_that_is_not_measured_is_refused_at_once():
     options = {"selection": "test_adversarial_accuracy", "monitor.test": "0"}
     with pytest.raises(ValueError, match=r"got monitor\.test=0\. Set monitor\.test to a number"):
         override(recipe("digits.s4_standard"), SMALL | options)
+
+
+def test_stopped_between_the_last_batch_of_an_epoch_and_its_figures(
+    finished, tmp_path, monkeypatch
+):
+    whole, _ = finished
+    experiment = override(recipe("digits.s4_trades"), SMALL)
+    figures = Fit._figures
+
+    def stopped(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fit, "_figures", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, tmp_path, device="cpu", save_seconds=0.0)
+    monkeypatch.setattr(Fit, "_figures", figures)
+    run(experiment, tmp_path, device="cpu", resume=True)
+    same_weights(whole, tmp_path)

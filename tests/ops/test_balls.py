@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from robustssm.core.rng import Noise
 from robustssm.ops import balls
 
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1")
 
 
 CASES = st.fixed_dictionaries(
@@ -101,7 +101,7 @@ def test_nan_coordinates_fall_back_to_the_centre(norm):
     assert torch.equal(z, x)
 
 
-@pytest.mark.parametrize("norm, dual", [("linf", 1), ("l2", 2)])
+@pytest.mark.parametrize("norm, dual", [("linf", 1), ("l2", 2), ("l1", math.inf)])
 @pytest.mark.parametrize("scale", [1e-200, 1e-3, 1.0, 1e200])
 def test_ascent_attains_the_dual_norm(norm, dual, scale):
     g = scale * Noise(4).normal(3, 2, 5, dtype=torch.float64)
@@ -145,3 +145,17 @@ def test_l2_samples_are_uniform_in_the_ball():
     torch.testing.assert_close(
         delta.T @ delta / 4000, torch.eye(3, dtype=torch.float64) / 5, rtol=0, atol=0.02
     )
+
+
+def test_l1_samples_are_uniform_in_the_ball():
+    """(r / eps)^d is uniform, and |delta_i| / r is one of d spacings, with mean 1 / d."""
+    x = torch.zeros(4000, 3, dtype=torch.float64)
+    delta = balls.sample(x, norm="l1", eps=2.0, noise=Noise(7)) / 2.0
+    radius = delta.abs().sum(1)
+    assert radius.max() <= 1 + 1e-9
+    assert abs(float((radius**3).mean()) - 1 / 2) < 0.02
+    assert abs(float((radius**6).mean()) - 1 / 3) < 0.02
+    shares = delta.abs() / radius[:, None]
+    assert float((shares.mean(0) - 1 / 3).abs().max()) < 0.02
+    assert abs(float(shares.square().mean()) - 1 / 6) < 0.01  # 2 / (d (d + 1))
+    assert float(delta.mean(0).abs().max()) < 0.03

@@ -45,6 +45,8 @@ class Ledger:
         """Rows that went forward."""
         self.backwards = 0
         """Rows that went backward."""
+        self.on_call: Callable[[], None] | None = None
+        """Told before every call, for progress."""
 
 
 class Access:
@@ -79,10 +81,12 @@ class Access:
         inner = self._logits
         return Access(lambda points: inner(first(points)), self.ledger)
 
-    def __call__(self, points: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+    def __call__(self, points: Float[Tensor, "batch ..."]) -> Tensor:
         """The function itself: one call, whole, with a graph if gradients are on."""
         if self.ledger.deadline is not None and time.monotonic() > self.ledger.deadline:
             raise OutOfTime("The time limit was reached.")
+        if self.ledger.on_call is not None:
+            self.ledger.on_call()
         self.ledger.calls += 1
         self.ledger.forwards += len(points)
         return self._logits(points)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from robustssm.attacks.access import Access, frozen
@@ -67,7 +67,7 @@ class Attack(Named, ABC):
         *,
         threat: Threat,
         noise: Noise,
-        mask: Bool[Tensor, "..."] | None = None,
+        mask: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "batch ..."]:
         """Runs `perturb`, detaches, and projects onto `threat`, so that no attack can cheat.
 
@@ -99,7 +99,7 @@ class Attack(Named, ABC):
         *,
         threat: Threat,
         noise: Noise,
-        mask: Bool[Tensor, "..."] | None = None,
+        mask: Shaped[Tensor, "..."] | None = None,
     ) -> "Candidates":
         """As the call, and says which part of the search each candidate is from."""
         threat.check(x, attack=type(self).__name__)

@@ -32,7 +32,7 @@ class Region:
     band: Band | None = None
     free: Bool[Tensor, "batch *shape"] | None = None
     """What may be touched; None for everything."""
-    scale: Float[Tensor, "*shape"] | None = None
+    scale: Float[Tensor, "..."] | None = None
     """Unit of these coordinates, in the units of the input; None for 1."""
     clip: tuple[float, float] | None = None
     """Where inputs are cut when a band lets them leave the bounds."""

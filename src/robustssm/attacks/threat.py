@@ -4,7 +4,7 @@ import math
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
@@ -88,7 +88,7 @@ class Threat:
         self,
         x: Float[Tensor, "batch *shape"],
         *,
-        mask: Bool[Tensor, "..."] | None = None,
+        mask: Shaped[Tensor, "..."] | None = None,
     ) -> tuple[Region, ...]:
         """The set around each example; several only for a window that may be anywhere.
 

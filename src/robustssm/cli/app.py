@@ -131,6 +131,29 @@ def run(
 @app.command()
 def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a trained run.")],
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="autoattack_standard, autoattack_plus, autoattack_rand or quick (an upper bound), "
+            "in place of the recipe's attacks."
+        ),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="Only the first so many test examples.")
+    ] = None,
+    eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Run the costly checks of the numbers too.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an evaluation that was interrupted.")
+    ] = False,
+    max_hours: Annotated[
+        float | None, typer.Option(help="Stop then, with the examples that are finished.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes, one per GPU, that share the examples.")
+    ] = 1,
     set_: Set = None,
     file: Annotated[
         Path | None,
@@ -141,22 +164,34 @@ def evaluate(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a run's checkpoints again, with other attacks or another threat if --set says so."""
+    """Evaluate a run's checkpoints again, by a suite or other attacks; resumable.
+
+    Exit status 3: the numbers are unreliable.
+    """
     from robustssm.cli.display import display
     from robustssm.cli.tables import result_table
     from robustssm.experiment import evaluate_run
 
+    short = {"evaluation_examples": n, "threat.eps": eps}
+    overrides = {key: str(value) for key, value in short.items() if value is not None}
     with display(out, quiet=quiet) as shown:
         record = evaluate_run(
             directory,
-            overrides=_assignments(set_),
+            overrides=_assignments(set_) | overrides,
+            suite=suite,
             out=file,
             data_dir=data_dir,
             device=device,
             threads=threads,
+            resume=resume,
+            max_hours=max_hours,
+            diagnose=diagnose,
+            processes=processes,
             display=shown,
         )
     out.print(result_table(record))
+    if record["verdict"] == "unreliable":
+        sys.exit(3)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from robustssm.experiment.display import Display
+from robustssm.experiment.display import Display, Status
 
 
 @contextmanager
@@ -72,8 +72,36 @@ class Bars(Display):
     def evaluating(self, *, checkpoint: str, examples: int) -> None:
         """Shows a new bar for the attacks."""
         self._progress.update(self._task, visible=False)
-        self._task = self._progress.add_task(f"evaluating {checkpoint}", total=examples, figures="")
+        self._checkpoint = checkpoint
+        self._announced = False
+        self._task = self._progress.add_task(
+            f"evaluating {checkpoint}", total=1.0, figures=f"{examples} examples"
+        )
 
-    def attacked(self, *, attack: str, done: int, total: int) -> None:
-        """Moves the bar of the present attack."""
-        self._progress.update(self._task, total=total, completed=done, figures=attack)
+    def attacked(self, status: Status) -> None:
+        """Moves the one bar of an evaluation; says before the start how long it may take."""
+        left = status.seconds_left
+        if not self._announced and left is not None:
+            self._announced = True
+            if left > 60:
+                self._progress.console.print(
+                    f"{self._checkpoint}: at most about {_duration(left)}, less as examples fall",
+                    highlight=False,
+                )
+        robust = f"{status.right}/{status.seen} hold  " if status.seen else ""
+        at_most = f"at most {_duration(left)}" if left is not None else ""
+        self._progress.update(
+            self._task, completed=status.share, figures=f"{status.attack}  {robust}{at_most}"
+        )
+
+    def shared(self, pieces: int) -> None:
+        """Shows how many pieces are done, as no single process knows the time left."""
+        self._progress.update(self._task, figures=f"{pieces} pieces finished")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,7 +1,7 @@
 """Where a model runs and in which precision: a thin layer over Lightning Fabric."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
@@ -23,6 +23,32 @@ def cpu_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_processes(
+    function: Callable[..., None],
+    *arguments: object,
+    device: str,
+    processes: int,
+    precision: Precision = "32-true",
+) -> None:
+    """Runs `function(fabric, *arguments)` in several processes of one machine, one per device.
+
+    Args:
+        function: Importable by name, as are the arguments' types: processes are new ones.
+        *arguments: For the function; `fabric.global_rank` and `fabric.world_size` tell who it is.
+        device: "auto", "cpu", "cuda" or "mps"; on a CPU the processes share it.
+        processes: How many, at least 2.
+        precision: As of `Placement`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lightning_fabric import Fabric
+
+        fabric = Fabric(
+            accelerator=device, devices=processes, strategy="ddp_spawn", precision=precision
+        )
+        fabric.launch(function, *arguments)
 
 
 class Placement:

@@ -1,18 +1,42 @@
 """Final evaluation of a run: the checkpoint chosen on validation, the last, their difference."""
 
+import dataclasses
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from robustssm.core.placement import Placement
 from robustssm.core.rng import Streams
 from robustssm.data.base import Splits
-from robustssm.data.batches import batches
-from robustssm.evaluation.evaluate import evaluate
+from robustssm.data.batches import Batch, batches
+from robustssm.evaluation.session import Evaluation
 from robustssm.experiment.display import Display
 from robustssm.experiment.rundir import RunDirectory
 from robustssm.experiment.settings import Experiment, build_model
+from robustssm.experiment.shares import share_out
 from robustssm.records import EvaluationResult, Provenance, write_json
 from robustssm.training import checkpoint
+
+CHECKPOINTS = ("best", "last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How an evaluation is carried out; none of these changes a number of a finished one."""
+
+    resume: bool | None = False
+    """Go on with the journal there; None: if it is of this evaluation."""
+    max_seconds: float | None = None
+    """Stop then, with the examples that are finished."""
+    diagnose: bool = False
+    """Run the costly checks too."""
+    processes: int = 1
+    """How many processes (and devices) share the examples."""
+    data_dir: Path | None = None
+    """Where those processes look for data."""
 
 
 def assess(
@@ -23,6 +47,7 @@ def assess(
     placement: Placement,
     display: Display,
     provenance: Provenance,
+    options: Options | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates the checkpoints "best" and "last" of a run on the test set, and writes the outcome.
@@ -34,6 +59,7 @@ def assess(
         placement: Device and precision.
         display: Shows progress.
         provenance: Of this evaluation.
+        options: How it is carried out.
         out: File to write; the run's evaluation.json if None.
 
     Returns:
@@ -41,39 +67,104 @@ def assess(
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
+        TimeoutError: If the time was not enough for one batch of examples of each checkpoint.
     """
-    results: dict[str, dict[str, Any]] = {}
-    by_weights: dict[str, EvaluationResult] = {}
-    model = placement.setup(build_model(experiment, splits))
-    rows = min(experiment.evaluation_examples or len(splits.test), len(splits.test))
-    test = next(batches(splits.test, order=None, batch_size=rows, device=placement.device))
-    for name in ("best", "last"):
-        state = checkpoint.read_weights(run.checkpoint(name), model)
-        weights = state["sha256"]["model.safetensors"]
-        if weights not in by_weights:  # the last epoch is often the best one
-            display.evaluating(checkpoint=name, examples=rows)
-            by_weights[weights] = evaluate(
-                model,
-                test.x,
-                test.y,
-                experiment.attacks,
-                threat=experiment.threat,
-                streams=Streams(experiment.seed),
-                batch_size=experiment.evaluation_batch_size,
-                provenance=provenance,
-                progress=display.attacked,
-            )
-        results[name] = by_weights[weights].to_dict() | {"epoch": state["epoch"]}
+    options = options or Options()
+    file = out or run.evaluation
+    journals = run.path / "journal" if out is None else out.with_name(f"{out.stem}.journal")
+    test = test_examples(experiment, splits, placement)
+    states = {
+        name: checkpoint.read_weights(
+            run.checkpoint(name), placement.setup(build_model(experiment, splits))
+        )
+        for name in CHECKPOINTS
+    }
+    weights = {name: state["sha256"]["model.safetensors"] for name, state in states.items()}
+    # The last epoch is often the best one, and is then evaluated once.
+    distinct = CHECKPOINTS if weights["best"] != weights["last"] else CHECKPOINTS[:1]
+    ends = None if options.max_seconds is None else time.monotonic() + options.max_seconds
+    found: dict[str, EvaluationResult] = {}
+    for number, name in enumerate(distinct):
+        left = None if ends is None else (ends - time.monotonic()) / (len(distinct) - number)
+        display.evaluating(checkpoint=name, examples=len(test.y))
+        found[name] = _evaluate(
+            experiment, run, splits, test, name, journals / name, placement, display, options, left
+        )
+    results = {
+        name: dataclasses.replace(found.get(name, found["best"]), provenance=provenance).to_dict()
+        | {"epoch": states[name]["epoch"]}
+        for name in CHECKPOINTS
+    }
     best, last = results["best"], results["last"]
     record = best | {
         "checkpoint": "best",
         "selection": experiment.selection,
-        "test_examples": {"used": rows, "all": len(splits.test)},
+        "test_examples": {"used": best["n"], "all": len(splits.test)},
         "difference": {
             "clean": best["clean_accuracy"] - last["clean_accuracy"],
             **{k: best["attacks"][k] - last["attacks"][k] for k in best["attacks"]},
         },
         "checkpoints": results,
     }
-    write_json(out or run.evaluation, record)
+    write_json(file, record)
     return record
+
+
+def test_examples(experiment: Experiment, splits: Splits, placement: Placement) -> Batch:
+    """The test examples that an experiment evaluates on, on the device."""
+    rows = min(experiment.evaluation_examples or len(splits.test), len(splits.test))
+    return next(batches(splits.test, order=None, batch_size=rows, device=placement.device))
+
+
+def load(
+    experiment: Experiment, run: RunDirectory, splits: Splits, name: str, placement: Placement
+) -> nn.Module:
+    """The model of a checkpoint."""
+    model = placement.setup(build_model(experiment, splits))
+    checkpoint.read_weights(run.checkpoint(name), model)
+    return model
+
+
+def _evaluate(
+    experiment: Experiment,
+    run: RunDirectory,
+    splits: Splits,
+    test: Batch,
+    name: str,
+    journal: Path,
+    placement: Placement,
+    display: Display,
+    options: Options,
+    max_seconds: float | None,
+) -> EvaluationResult:
+    other = next(each for each in CHECKPOINTS if each != name)
+    evaluation = Evaluation(
+        load(experiment, run, splits, name, placement),
+        test.x,
+        test.y,
+        experiment.attacks,
+        experiment.threat,
+        streams=Streams(experiment.seed),
+        batch_size=experiment.evaluation_batch_size,
+        journal=journal,
+        resume=options.resume,
+        progress=display.attacked,
+    )
+    with evaluation:
+        if options.processes > 1:
+            share_out(
+                experiment,
+                run.path,
+                name,
+                journal,
+                processes=options.processes,
+                data_dir=options.data_dir,
+                max_seconds=max_seconds,
+                device=placement.device.type,
+                show=display.shared,
+            )
+        evaluation.run(max_seconds=max_seconds)
+        surrogate = load(experiment, run, splits, other, placement) if options.diagnose else None
+        return evaluation.result(
+            diagnose=options.diagnose, surrogate=None if surrogate is None else surrogate.eval()
+        )

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from robustssm.evaluation.work import Status
+
 
 class Display:
     """Receives progress; every method may be overridden, none has to be."""
@@ -18,5 +20,8 @@ class Display:
     def evaluating(self, *, checkpoint: str, examples: int) -> None:
         """Evaluation of a checkpoint on so many examples begins."""
 
-    def attacked(self, *, attack: str, done: int, total: int) -> None:
-        """An attack has finished `done` of `total` examples."""
+    def attacked(self, status: Status) -> None:
+        """An evaluation has come so far; before the first attack, `seconds_left` is an estimate."""
+
+    def shared(self, pieces: int) -> None:
+        """Several processes have finished so many pieces of an evaluation."""

@@ -131,6 +131,8 @@ class Fit:
         learner, size = self._learner, self.experiment.batch_size
         order = epoch_order(len(self.splits.train), self._streams.noise("order", learner.epoch))
         rest = order[learner.batch * size :]
+        if not len(rest):  # stopped between the last batch of an epoch and its figures
+            return
         for batch in batches(
             self._train, order=rest, batch_size=size, device=self.placement.device
         ):

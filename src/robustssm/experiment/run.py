@@ -1,15 +1,17 @@
 """A run from start to end: data, training, evaluation, all in one directory that can be resumed."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from robustssm.attacks.suites import suite as named_suite
 from robustssm.core.config import from_dict, override, to_dict
 from robustssm.core.errors import NonFiniteLoss
 from robustssm.core.placement import Placement, cpu_threads
 from robustssm.core.provenance import collect
-from robustssm.experiment.assess import assess
+from robustssm.experiment.assess import Options, assess
 from robustssm.experiment.display import Display
 from robustssm.experiment.fit import Fit
 from robustssm.experiment.rundir import RunDirectory, read_recipe
@@ -76,7 +78,13 @@ def run(
                 "learning rate (--set optimizer.lr=...) and train in a new directory."
             ) from None
         record = assess(
-            experiment, place, splits, placement=placement, display=display, provenance=provenance
+            experiment,
+            place,
+            splits,
+            placement=placement,
+            display=display,
+            provenance=provenance,
+            options=Options(resume=None if resume else False),
         )
         place.finish(time.monotonic() - began)
     return record
@@ -86,10 +94,15 @@ def evaluate_run(
     directory: Path,
     *,
     overrides: Mapping[str, str] | None = None,
+    suite: str | None = None,
     out: Path | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
+    resume: bool = False,
+    max_hours: float | None = None,
+    diagnose: bool = False,
+    processes: int = 1,
     display: Display | None = None,
 ) -> dict[str, Any]:
     """Evaluates the checkpoints of a run again, from the settings in its own record.
@@ -97,10 +110,15 @@ def evaluate_run(
     Args:
         directory: Of the run.
         overrides: Changes for this evaluation: attacks, threat, evaluation_examples, ...
+        suite: Name of a suite (`attacks.suites.SUITES`) to run in place of the attacks.
         out: File to write; the run's evaluation.json if None.
         data_dir: Where data files are looked for.
         device: "auto", "cpu", "cuda", ...
-        threads: CPU threads per operation; None for what suits the size of a batch.
+        threads: CPU threads per operation and process; None for what suits the size of a batch.
+        resume: Go on with the journal of the same evaluation, which was interrupted.
+        max_hours: Stop then; the result is that of the examples finished.
+        diagnose: Run the costly checks too.
+        processes: How many processes, each with a device of its own, share the examples.
         display: Shows progress; silent if None.
 
     Returns:
@@ -114,6 +132,15 @@ def evaluate_run(
     place = RunDirectory(directory)
     recorded = from_dict(Experiment, read_recipe(directory)["experiment"])
     experiment = override(recorded, overrides or {})
+    if suite is not None:
+        experiment = dataclasses.replace(experiment, attacks=(named_suite(suite),))
+    options = Options(
+        resume=resume,
+        max_seconds=None if max_hours is None else 3600 * max_hours,
+        diagnose=diagnose,
+        processes=processes,
+        data_dir=data_dir,
+    )
     placement = Placement(device=device, precision=experiment.precision)
     splits = read_data(experiment, data_dir)
     with place.locked(), cpu_threads(threads or sensible_threads(experiment, splits)):
@@ -124,5 +151,6 @@ def evaluate_run(
             placement=placement,
             display=display or Display(),
             provenance=collect(seed=experiment.seed, device=placement.describe()),
+            options=options,
             out=out,
         )

@@ -56,13 +56,58 @@ def dlr(
         ValueError: With fewer than 3 classes: there is no third logit, and with two of them any
             such ratio is constantly +-1, with gradient zero. Climb `margin` there.
     """
-    if logits.shape[1] < 3:
+    if not dlr_defined(logits.shape[1]):
         raise ValueError(
             "`dlr` needs at least 3 classes, as it divides by the gap to the third largest logit; "
             f"got {logits.shape[1]}. Climb loss='margin' instead."
         )
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def dlr_defined(classes: int, *, targeted: bool = False) -> bool:
+    """Whether `dlr`, or `dlr_targeted`, exists for so many classes: from 3, or from 4, on.
+
+    Attacks made for these losses climb `margin`, or `margin_towards`, where it does not; what a
+    suite then reports is no longer the published attack, and its record must say so.
+    """
+    return classes >= (4 if targeted else 3)
+
+
+def dlr_targeted(
+    logits: Float[Tensor, "batch classes"],
+    y: Int[Tensor, " batch"],
+    target: Int[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """(z[target] - z[y]) / (z_1 - (z_3 + z_4) / 2) with z_1 >= z_2 >= z_3 >= z_4 sorted.
+
+    Invariant to shift and scale of the logits. Source: croce2020reliable, equation 7.
+
+    Raises:
+        ValueError: With fewer than 4 classes: there is no fourth logit. Climb `margin_towards`.
+    """
+    if not dlr_defined(logits.shape[1], targeted=True):
+        raise ValueError(
+            "`dlr_targeted` needs at least 4 classes, as it divides by the gap to the third and "
+            f"fourth largest logits; got {logits.shape[1]}. Climb `margin_towards` instead."
+        )
+    top = logits.topk(4, dim=1).values
+    gap = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3])
+    return margin_towards(logits, y, target) / (gap + _TINY)
+
+
+def margin_towards(
+    logits: Float[Tensor, "batch classes"],
+    y: Int[Tensor, " batch"],
+    target: Int[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """z[target] - z[y]: positive where the target beats the true class.
+
+    Its gradient has the direction of this margin over any gap of logits that is held constant, and
+    unlike that ratio, which with two classes is always +-1, its value says who is closer.
+    """
+    both = logits.gather(1, torch.stack((y, target), 1))
+    return both[:, 1] - both[:, 0]
 
 
 def wrong(

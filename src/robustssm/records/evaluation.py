@@ -116,6 +116,8 @@ class EvaluationResult:
     """Whether the costly checks were run too, or only those that come with every evaluation."""
     planned: int | None = None
     """Examples asked for, where a time limit ended the evaluation before all were finished."""
+    data_hash: str | None = None
+    """SHA-256 of examples and labels: equal where results are about the same examples."""
 
     def __post_init__(self) -> None:
         if not self.clean:
@@ -202,6 +204,7 @@ class EvaluationResult:
             "verdict": self.verdict,
             "diagnosed": self.diagnosed,
             "planned": self.planned,
+            "data_hash": self.data_hash,
             "warnings": [asdict(w) for w in self.warnings],
             "suites": {
                 label: {
@@ -261,6 +264,7 @@ class EvaluationResult:
             curves=curves,
             diagnosed=data.get("diagnosed", False),
             planned=data.get("planned"),
+            data_hash=data.get("data_hash"),
         )
 
 

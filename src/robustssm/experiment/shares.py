@@ -1,0 +1,104 @@
+"""One evaluation in several processes: each does a share of the examples, into one journal."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustssm.core.config import from_dict, to_dict
+from robustssm.core.placement import cpu_threads, in_processes
+from robustssm.core.rng import Streams
+from robustssm.data.batches import batches
+from robustssm.evaluation.journal import DiskJournal
+from robustssm.evaluation.session import Evaluation
+from robustssm.experiment.rundir import RunDirectory
+from robustssm.experiment.settings import Experiment, build_model, read_data
+from robustssm.training import checkpoint
+
+
+def share_out(
+    experiment: Experiment,
+    run: Path,
+    name: str,
+    journal: Path,
+    *,
+    processes: int,
+    data_dir: Path | None,
+    max_seconds: float | None,
+    device: str,
+    show: Callable[[int], None],
+) -> None:
+    """Lets several processes fill a journal that has been begun; what they leave, the caller does.
+
+    Args:
+        experiment: Attacks, threat and model.
+        run: Directory of the run.
+        name: The checkpoint.
+        journal: Begun for this evaluation.
+        processes: How many.
+        data_dir: Where data files are looked for.
+        max_seconds: When they stop.
+        device: Kind of device, one for each.
+        show: Told how many pieces are finished, now and then.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            show(DiskJournal.finished(journal))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        in_processes(
+            _work,
+            to_dict(experiment),
+            str(run),
+            name,
+            str(journal),
+            None if data_dir is None else str(data_dir),
+            max_seconds,
+            torch.get_num_threads(),
+            device=device,
+            processes=processes,
+        )
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _work(
+    fabric: Any,
+    settings: dict[str, Any],
+    run: str,
+    name: str,
+    journal: str,
+    data_dir: str | None,
+    max_seconds: float | None,
+    threads: int,
+) -> None:
+    """One process: the chunks that are its share."""
+    experiment = from_dict(Experiment, settings)
+    splits = read_data(experiment, None if data_dir is None else Path(data_dir))
+    model = fabric.to_device(build_model(experiment, splits))
+    checkpoint.read_weights(RunDirectory(Path(run)).checkpoint(name), model)
+    rows = min(experiment.evaluation_examples or len(splits.test), len(splits.test))
+    test = next(batches(splits.test, order=None, batch_size=rows, device=fabric.device))
+    evaluation = Evaluation(
+        model,
+        test.x,
+        test.y,
+        experiment.attacks,
+        experiment.threat,
+        streams=Streams(experiment.seed),
+        batch_size=experiment.evaluation_batch_size,
+        journal=Path(journal),
+        resume=True,
+    )
+    with cpu_threads(threads), evaluation:
+        try:
+            evaluation.run(share=(fabric.global_rank, fabric.world_size), max_seconds=max_seconds)
+        except TimeoutError:
+            return  # the caller says so, if nobody has finished anything
