@@ -5,6 +5,7 @@ import torch
 
 from robustssm.attacks.base import Attack
 from robustssm.attacks.pgd import PGD
+from robustssm.attacks.suites import Suite
 from robustssm.core.config import lookup, names
 from robustssm.testing.attacks import check_attack
 
@@ -14,6 +15,7 @@ def samples():
         pytest.param(attack, id=f"{name}-{number}")
         for name in names("attack")
         for number, attack in enumerate(lookup("attack", name).samples())
+        if not isinstance(attack, Suite)  # minutes long; every stage is here by itself
     ]
 
 

@@ -19,18 +19,18 @@ THREAT = Threat(eps=0.15)
 
 @pytest.fixture(autouse=True)
 def few_queries(monkeypatch):
-    monkeypatch.setattr(module, "QUERIES", 100)
+    monkeypatch.setattr(module, "QUERIES", 60)
 
 
 @pytest.fixture(scope="module")
 def digits():
     net, x, y, _ = digits_net()
     right = net(x).argmax(1) == y
-    return net, x[right][:60], y[right][:60]
+    return net, x[right][:40], y[right][:40]
 
 
 def run(model, x, y, *, threat=THREAT, **options):
-    options = {"streams": Streams(0), "batch_size": 64, "steps": 10} | options
+    options = {"streams": Streams(0), "batch_size": 64, "steps": 5} | options
     found = diagnose(model, x, y, threat=threat, **options)
     for flag in found.flags:
         assert flag.message.count(".") >= 1 and ":" in flag.message, "what it means, what to do"
@@ -58,7 +58,7 @@ def test_a_quantised_input_falls_to_black_box_and_transfer(digits):
 def test_a_surrogate_is_used_where_one_is_given(digits):
     net, x, y = digits
     masked = lambda z: net((z * 8).round() / 8)  # noqa: E731
-    flags, _ = run(masked, x, y, surrogate=net, steps=5)
+    flags, _ = run(masked, x, y, surrogate=net)
     assert flags["transfer_wins"] == "invalid"
     flags, _ = run(masked, x[:20], y[:20], surrogate=lambda z: 0 * z.flatten(1)[:, :10])
     assert "transfer_wins" not in flags

@@ -79,6 +79,47 @@ def test_dlr_of_two_classes_is_refused(y):
         divergence.dlr(torch.zeros(6, 2), y.clamp(max=1))
 
 
+def test_targeted_dlr_is_the_ratio_and_invariant(logits, y):
+    target = (y + 2) % 5
+    for row, (z, c, t) in enumerate(zip(logits.tolist(), y.tolist(), target.tolist(), strict=True)):
+        first, _, third, fourth, _ = sorted(z, reverse=True)
+        expected = (z[t] - z[c]) / (first - (third + fourth) / 2)
+        for shown in (logits, 7 * logits + 3):
+            assert float(divergence.dlr_targeted(shown, y, target)[row]) == pytest.approx(
+                expected, rel=1e-9
+            )
+    flat = divergence.dlr_targeted(torch.zeros(1, 4), torch.tensor([0]), torch.tensor([1]))
+    assert flat.isfinite().all()
+
+
+def test_the_margin_towards_a_target(logits, y):
+    target = (y + 1) % 5
+    expected = [z[t] - z[c] for z, c, t in zip(logits, y, target, strict=True)]
+    margins = divergence.margin_towards(logits, y, target)
+    assert torch.equal(margins, torch.stack(expected))
+    worst = torch.stack([divergence.margin_towards(logits, y, (y + k) % 5) for k in range(1, 5)])
+    assert torch.equal(worst.amax(0), divergence.margin(logits, y))
+
+
+def test_dlr_is_refused_exactly_where_it_is_not_defined():
+    y = torch.zeros(2, dtype=torch.int64)
+    for classes in (2, 3, 4, 10):
+        z = Noise(0).normal(2, classes)
+        for defined, loss in (
+            (divergence.dlr_defined(classes), lambda z=z: divergence.dlr(z, y)),
+            (
+                divergence.dlr_defined(classes, targeted=True),
+                lambda z=z: divergence.dlr_targeted(z, y, y + 1),
+            ),
+        ):
+            if defined:
+                assert loss().isfinite().all()
+            else:
+                with pytest.raises(ValueError, match=rf"got {classes}\. Climb"):
+                    loss()
+    assert divergence.dlr_defined(3) and not divergence.dlr_defined(3, targeted=True)
+
+
 def test_a_row_with_a_nan_is_wrong():
     logits = torch.tensor([[math.nan, 0.0], [1.0, 0.0], [math.inf, 0.0]])
     assert divergence.wrong(logits, torch.tensor([0, 0, 0])).tolist() == [True, False, False]

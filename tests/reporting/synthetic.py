@@ -6,7 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from robustssm.records import EvaluationResult, Flagged, Provenance, StepRecord, write_json
+from robustssm.records import (
+    Curve,
+    EvaluationResult,
+    Flagged,
+    Provenance,
+    StepRecord,
+    SuiteRecord,
+    write_json,
+)
 
 N = 200
 THREAT = {"norm": "linf", "eps": 0.1, "bounds": [0.0, 1.0]}
@@ -20,6 +28,7 @@ def result(
     n: int = N,
     threat: Mapping[str, Any] = THREAT,
     warnings: tuple[Flagged, ...] = (),
+    **more: Any,
 ) -> EvaluationResult:
     """An evaluation with the given rates; the first examples are the easy ones."""
     return EvaluationResult(
@@ -27,7 +36,54 @@ def result(
         survived={name: first(round(rate * n), n) for name, rate in attacks.items()},
         threat=dict(threat),
         warnings=warnings,
+        **more,
     )
+
+
+STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
+
+
+def suite(
+    clean: float, rates: tuple[float, ...], *, n: int = N, deviations: tuple[str, ...] = ()
+) -> SuiteRecord:
+    """A suite that leaves these rates after its stages."""
+    counts = [round(rate * n) for rate in (clean, *rates)]
+    stages = dict(zip(STAGES, counts[1:], strict=False))
+    passes = {
+        stage: {"calls": 3 * (at + 1), "forwards": 100 * before, "backwards": 100 * before - 7}
+        for at, (stage, before) in enumerate(zip(stages, counts, strict=False))
+    }
+    return SuiteRecord(
+        stages={stage: first(count, n) for stage, count in stages.items()},
+        deviations=deviations,
+        passes=passes,
+    )
+
+
+def attacked(
+    clean: float,
+    rates: tuple[float, ...],
+    *,
+    label: str = "autoattack_standard",
+    attacks: Mapping[str, float] | None = None,
+    deviations: tuple[str, ...] = (),
+    **more: Any,
+) -> EvaluationResult:
+    """An evaluation by a suite, and possibly by other attacks before it."""
+    return result(
+        clean,
+        {**(attacks or {}), label: rates[-1]},
+        suites={label: suite(clean, rates, deviations=deviations)},
+        **more,
+    )
+
+
+def curve(
+    axis: str, values: tuple[float, ...], rates: tuple[float, ...], *, attack: str = "pgd-50x5"
+) -> Curve:
+    """A curve through these rates."""
+    flags = tuple(first(round(rate * N), N) for rate in rates)
+    return Curve(axis=axis, attack=attack, values=values, survived=flags)
 
 
 def first(count: int, n: int) -> tuple[bool, ...]:
@@ -40,7 +96,7 @@ def write_run(
     layer: str = "s4",
     scaling: Mapping[str, Any] | None = None,
     method: str = "trades",
-    dataset: str = "digits",
+    dataset: str | Mapping[str, Any] = "digits",
     seed: int = 0,
     best: EvaluationResult | None = None,
     last: EvaluationResult | None = None,
@@ -49,13 +105,16 @@ def write_run(
     recipe: str = "",
     provenance: Mapping[str, Any] | None = None,
     splits: tuple[str, ...] = ("train", "validation"),
+    data: Mapping[str, Any] | None = None,
     **experiment: Any,
 ) -> Path:
     """Writes a finished run; `experiment` adds to or replaces its settings."""
     best = best or result(0.9, ATTACKS)
     last = last or result(0.88, {name: rate - 0.05 for name, rate in ATTACKS.items()})
+    if isinstance(dataset, str):
+        dataset = {"name": dataset, "validation": 50}
     settings = {
-        "dataset": {"name": dataset, "validation": 50},
+        "dataset": dict(dataset),
         "model": {"name": "classifier", "layer": {"name": layer, "scaling": scaling}},
         "objective": {"name": method, "threat": dict(THREAT)},
         "threat": dict(best.threat),
@@ -66,10 +125,11 @@ def write_run(
     write_json(
         path / "recipe.json",
         {
-            "recipe": recipe or f"{dataset}.{layer}_{method}",
+            "recipe": recipe or f"{dataset['name']}.{layer}_{method}",
             "overrides": {"epochs": str(epochs)},
             "experiment": settings,
-        },
+        }
+        | ({} if data is None else {"data": data}),
     )
     write_json(
         path / "provenance.json", asdict(origin(seed)) | {"resumed": []} | (provenance or {})

@@ -1,15 +1,11 @@
 """Which runs share a cell, and the numbers and intervals in it."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from robustssm.reporting import cells
 from robustssm.reporting.base import MISSING
 from robustssm.reporting.load import load
-from tests.reporting.synthetic import ATTACKS, first, result, write_run
-
-pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
+from tests.reporting.synthetic import ATTACKS, result, write_run
 
 
 def groups(path):
@@ -55,6 +51,14 @@ def test_other_settings_are_other_rows(tmp_path):
     assert found == {"S4 (epochs = 4)": ["short"], "S4 (epochs = 8)": ["long", "quiet"]}
 
 
+def test_a_setting_that_an_older_record_lacks_is_not_another_one(tmp_path):
+    write_run(tmp_path / "old", threat={"norm": "linf", "eps": 0.1})
+    write_run(tmp_path / "new", threat={"norm": "linf", "eps": 0.1, "window": None}, seed=1)
+    (group,) = groups(tmp_path)
+    assert [run.name for run in group.runs] == ["old", "new"]
+    assert cells.further_differences([group]) == ()
+
+
 def test_settings_that_do_not_fit_on_the_page_still_tell_rows_apart(tmp_path):
     for number in (1, 2, 3):
         settings = dict.fromkeys(("a", "b", "c"), 0) | {"d": number, "e": number}
@@ -73,6 +77,20 @@ def test_another_threat_is_another_section(tmp_path):
         ("digits", "ℓ∞, ε = 0.1, inputs in [0, 1]"),
         ("digits", "ℓ∞, ε = 8/255, inputs in [0, 1]"),
     ]
+
+
+def test_another_restriction_is_another_section(tmp_path):
+    window = {"length": 16, "where": "prefix", "stride": 1}
+    for name, more in (("a", {}), ("b", {"window": window, "band": None}), ("c", {"window": None})):
+        threat = {"norm": "linf", "eps": 0.1, "bounds": [0.0, 1.0]} | more
+        write_run(tmp_path / name, layer=name, best=result(0.9, ATTACKS, threat=threat))
+    found: dict[str, list[str]] = {}
+    for group in groups(tmp_path):
+        found.setdefault(group.section[1], []).append(group.structure)
+    assert found == {
+        "ℓ∞, ε = 0.1, inputs in [0, 1]": ["a", "c"],
+        "ℓ∞, ε = 0.1, inputs in [0, 1], first 16 positions": ["b"],
+    }
 
 
 def test_settings_beside_model_and_method_that_differ_are_told(tmp_path):
@@ -98,31 +116,22 @@ def test_best_that_is_last_has_no_uncertain_difference(tmp_path):
     assert (gap.value, gap.details) == ("0.0", ("same epoch",))
 
 
-def test_paired_interval_of_a_published_table():
-    # Approval of a prime minister, asked twice: 794 / 150 / 86 / 570; 0.04 with (0.021, 0.059).
-    once = (True,) * 944 + (False,) * 656
-    twice = (True,) * 794 + (False,) * 150 + (True,) * 86 + (False,) * 570
-    low, high = cells.paired(once, twice)
-    assert (round(low, 3), round(high, 3)) == (0.021, 0.059)
-
-
-@given(pairs)
-def test_paired_interval_turns_with_its_arguments(rows):
-    one, two = zip(*rows, strict=True)
-    low, high = cells.paired(one, two)
-    assert cells.paired(two, one) == pytest.approx((-high, -low))
-    assert -1.0 <= low <= high <= 1.0
-    narrow = cells.paired(one, two, level=0.5)
-    assert low <= narrow[0] and narrow[1] <= high
-
-
-def test_paired_interval_shrinks_to_the_difference():
-    low, high = cells.paired(first(50_000, 100_000), first(40_000, 100_000))
-    assert low < 0.1 < high and high - low < 0.004
-
-
 @pytest.mark.parametrize(
     "points, text", [(0.04, "0.0"), (-0.04, "0.0"), (1.26, "+1.3"), (-2.0, "\N{MINUS SIGN}2.0")]
 )
 def test_signs(points, text):
     assert cells.signed(points) == text
+
+
+@pytest.mark.parametrize(
+    "p, text",
+    [(1.0, "p = 1.000"), (0.0312, "p = 0.031"), (0.001, "p = 0.001"), (9e-4, "p < 0.001")],
+)
+def test_probabilities(p, text):
+    assert cells.probability(p) == text
+
+
+def test_belief_follows_the_gravest_note():
+    assert cells.state({}) == cells.state({"w1": ""}) == "value"
+    assert cells.state({"w1": "", "w2": "warning"}) == "suspicious"
+    assert cells.state({"w1": "warning", "w2": "invalid"}) == "invalid"

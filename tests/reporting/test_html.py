@@ -11,7 +11,7 @@ from robustssm.reporting import html, write_report
 from robustssm.reporting.base import MISSING, Document, RowGroup, Table
 from robustssm.reporting.load import load
 from robustssm.reporting.overview import Overview
-from tests.reporting.synthetic import ATTACKS, result, write_run
+from tests.reporting.synthetic import ATTACKS, attacked, curve, result, write_run
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 HOSTILE = "<script>alert('x')</script>\"&'`|*_[a](http://evil.example)\u202e\x00 $x$"
@@ -108,7 +108,7 @@ def test_a_warning_on_both_checkpoints_is_said_once(tmp_path):
     same = result(0.9, ATTACKS, warnings=(sign,))
     write_run(tmp_path / "a", best=same, last=same)
     section = Overview().render(load([tmp_path])).sections[1]
-    notes, table, *_ = section.blocks
+    _, notes, table, *_ = section.blocks
     assert [note.text for note in notes.notes] == [
         "digits, S4, TRADES, best and last of a: gradients vanish (masking)"
     ]
@@ -125,7 +125,19 @@ def test_colours_follow_the_reader(text):
 
 def test_texts_from_files_are_escaped_everywhere(tmp_path):
     sign = Flagged(name=HOSTILE, message=HOSTILE)
-    best = result(0.9, {HOSTILE: 0.5}, warnings=(sign,), threat={"norm": HOSTILE, HOSTILE: HOSTILE})
+    best = attacked(
+        0.9,
+        (0.5, 0.4),
+        label=HOSTILE,
+        attacks={"pgd_released-10": 0.6, "pgd-10": 0.5},
+        deviations=(HOSTILE,),
+        curves=(
+            curve("eps", (0.1, 0.2), (0.5, 0.4), attack=HOSTILE),
+            curve(HOSTILE, (1, 2), (0.5, 0.4), attack=HOSTILE),
+        ),
+        warnings=(sign,),
+        threat={"norm": HOSTILE, "window": {HOSTILE: HOSTILE}, HOSTILE: HOSTILE},
+    )
     write_run(
         tmp_path / "runs" / "<img src=x onerror=alert(1)>",
         recipe=HOSTILE,
@@ -137,6 +149,7 @@ def test_texts_from_files_are_escaped_everywhere(tmp_path):
         provenance={"command": HOSTILE, "packages": {HOSTILE: HOSTILE}, HOSTILE: [HOSTILE]},
         extra=HOSTILE,
     )
+    write_run(tmp_path / "runs" / "dss", layer="dss", best=best)  # so that figures compare
     (
         write_run(tmp_path / "runs" / HOSTILE.replace("/", "").replace("\x00", "")) / "recipe.json"
     ).unlink()

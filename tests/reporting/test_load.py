@@ -5,8 +5,9 @@ import json
 import pytest
 
 from robustssm.records import read_json, write_json
+from robustssm.reporting import write_report
 from robustssm.reporting.load import load
-from tests.reporting.synthetic import ATTACKS, result, write_run
+from tests.reporting.synthetic import ATTACKS, attacked, curve, result, write_run
 
 
 def test_reads_what_a_run_wrote(tmp_path):
@@ -53,9 +54,16 @@ def edit(name, change):
     def damage(path):
         data = read_json(path / name)
         change(data)
+        if isinstance(data, dict) and name == "evaluation.json" and "best" in data["checkpoints"]:
+            moved = {key: data[key] for key in ("suites", "curves", "planned")}
+            data["checkpoints"]["best"].update(moved)
         write_json(path / name, data)
 
     return damage
+
+
+def spoil(flags):
+    flags[:] = [0] * len(flags)
 
 
 def replaced(name, text):
@@ -70,6 +78,13 @@ def added(line):
     return damage
 
 
+FULL = attacked(
+    0.9,
+    (0.5, 0.4),
+    label="quick",
+    attacks=ATTACKS,
+    curves=(curve("steps", (1, 10), (0.6, 0.5), attack="pgd"),),
+)
 DAMAGES = {
     "truncated evaluation": (replaced("evaluation.json", '{"n": 2'), "evaluation.json"),
     "evaluation is a list": (replaced("evaluation.json", "[]"), "must be an object"),
@@ -112,6 +127,22 @@ DAMAGES = {
         "must be those of checkpoint 'best'",
     ),
     "no checkpoint": (edit("evaluation.json", lambda d: d.update(checkpoints={})), "at least one"),
+    "a suite that wins examples back": (
+        edit("evaluation.json", lambda d: spoil(d["suites"]["quick"]["stages"]["apgd-ce"])),
+        "suite 'quick' must only lose examples; at apgd-t it has others",
+    ),
+    "a suite without flags of its name": (
+        edit("evaluation.json", lambda d: d["suites"].update(other=d["suites"]["quick"])),
+        "suite 'other' must have stages, and flags of its own name",
+    ),
+    "a curve over other examples": (
+        edit("evaluation.json", lambda d: d["curves"][0]["survived"][0].pop()),
+        "the steps curve of 'pgd' must be over the same examples",
+    ),
+    "a curve with a point too few": (
+        edit("evaluation.json", lambda d: d["curves"][0]["survived"].pop()),
+        "one row of flags per value",
+    ),
     "a line that is no record": (added("5"), "metrics.jsonl"),
     "a line that is no JSON": (added("{"), "line 9 must be a record"),
 }
@@ -120,7 +151,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage, reason", DAMAGES.values(), ids=DAMAGES)
 def test_damage_is_named_and_the_other_runs_are_reported(tmp_path, damage, reason):
     write_run(tmp_path / "good")
-    damage(write_run(tmp_path / "bad"))
+    damage(write_run(tmp_path / "bad", best=FULL))
     runs = load([tmp_path])
     assert [run.name for run in runs.finished] == ["good"]
     (left_out,) = runs.left_out
@@ -159,3 +190,25 @@ def test_selection_on_the_test_set_is_a_warning(tmp_path):
     write_run(tmp_path / "a", selection="test_adversarial_accuracy")
     (run,) = load([tmp_path]).finished
     assert [(name, sign.name) for name, sign in run.warnings] == [("best", "chosen_on_test")]
+
+
+def test_suites_curves_and_limits_are_read(tmp_path):
+    best = attacked(0.9, (0.5, 0.4), curves=FULL.curves, planned=400, diagnosed=True, data_hash="f")
+    write_run(tmp_path / "a", best=best)
+    (run,) = load([tmp_path]).finished
+    assert run.checkpoints["best"].result == best
+    assert run.examples == "f"
+
+
+def test_evaluations_of_before_verdicts_are_read(tmp_path):
+    path = write_run(tmp_path / "a") / "evaluation.json"
+    old = read_json(path)
+    for part in (old, *old["checkpoints"].values()):
+        for key in ("verdict", "diagnosed", "planned", "suites", "curves", "data_hash"):
+            del part[key]
+    write_json(path, old)
+    (run,) = load([tmp_path]).finished
+    assert run.verdict == "reliable"
+    assert run.checkpoints["best"].result == result(0.9, ATTACKS)
+    paths = write_report([tmp_path], tmp_path / "out")
+    assert "cheap checks" in paths.markdown.read_text()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from robustssm.records import Flagged
 from robustssm.reporting import markdown, write_report
 from robustssm.reporting.base import Code, Document, Section
-from tests.reporting.synthetic import ATTACKS, result, write_run
+from tests.reporting.synthetic import ATTACKS, attacked, curve, result, write_run
 
 GOLDEN = Path(__file__).parent / "golden_report.md"
 
@@ -31,6 +31,28 @@ def paths(tmp_path):
         runs / "s4_standard",
         method="standard",
         best=result(0.95, {"pgd-10": 0.02}, warnings=(sign,)),
+        last=result(0.95, {"pgd-10": 0.0}),
+        splits=(),
+    )
+    write_run(
+        runs / "dss_trades",
+        layer="dss",
+        best=result(0.9, {"pgd-10": 0.5}),
+        last=result(0.9, {"pgd-10": 0.45}),
+    )
+    write_run(
+        runs / "dss_standard",
+        layer="dss",
+        method="standard",
+        best=attacked(
+            0.95,
+            (0.4, 0.35, 0.35, 0.3),
+            label="autoattack_adapted",
+            attacks={"pgd_released-10": 0.7, "pgd-10": 0.6},
+            deviations=("3 targets instead of 9, as there are 4 classes",),
+            curves=(curve("steps", (1, 10, 100), (0.7, 0.6, 0.59)),),
+            planned=1000,
+        ),
         last=result(0.95, {"pgd-10": 0.0}),
         splits=(),
     )

@@ -42,7 +42,18 @@ def test_data_sets(settings, text):
 
 @pytest.mark.parametrize(
     "label, text",
-    [("pgd-10", "PGD-10"), ("apgd-ce", "APGD-CE"), ("square", "Square"), ("deepfool", "deepfool")],
+    [
+        ("pgd-10", "PGD-10"),
+        ("pgd_released-10", "Released PGD-10"),
+        ("apgd-ce", "APGD-CE"),
+        ("square", "Square"),
+        ("deepfool", "deepfool"),
+        ("autoattack_standard", "AutoAttack"),
+        ("autoattack_plus", "AutoAttack+"),
+        ("autoattack_rand", "AutoAttack-rand"),
+        ("autoattack_adapted", "AutoAttack (adapted)"),
+        ("quick", "quick: APGD-CE + APGD-T, an upper bound"),
+    ],
 )
 def test_attacks(label, text):
     assert names.attack(label) == text
@@ -60,6 +71,41 @@ def test_attacks(label, text):
 )
 def test_threats(threat, text):
     assert names.threat(threat) == text
+
+
+@pytest.mark.parametrize(
+    "label", ["autoattack", "autoattack-standard", "autoattack_standard-2", "my-autoattack", "aa"]
+)
+def test_nothing_else_is_called_autoattack(label):
+    assert "AutoAttack" not in names.attack(label)
+
+
+WINDOW = {"length": 16, "where": "prefix", "stride": 1}
+
+
+@pytest.mark.parametrize(
+    "restriction, text",
+    [
+        ({"window": WINDOW}, ", first 16 positions"),
+        ({"window": WINDOW | {"where": "suffix"}}, ", last 16 positions"),
+        ({"window": WINDOW | {"length": 1}}, ", first 1 position"),
+        ({"window": WINDOW | {"where": "anywhere"}}, ", any 16 consecutive positions"),
+        (
+            {"window": WINDOW | {"where": "anywhere", "stride": 4}},
+            ", any 16 consecutive positions, starting at every 4th",
+        ),
+        ({"window": WINDOW | {"where": "middle"}}, ", 16 positions (middle)"),
+        ({"channels": [2]}, ", channel 2 only"),
+        ({"channels": [0, 2]}, ", channels 0, 2 only"),
+        ({"channel_scales": [1.0, 0.5]}, ", ε of the channels times 1, 0.5"),
+        ({"band": {"low": 0.5, "high": 1.0}}, ", frequencies 0.5 to 1 (1: half the sampling rate)"),
+        ({"window": {"odd": 1}}, ", window = {'odd': 1}"),
+        ({"window": WINDOW, "channels": [1]}, ", first 16 positions, channel 1 only"),
+        ({"window": None, "channels": None, "channel_scales": None, "band": None}, ""),
+    ],
+)
+def test_restrictions(restriction, text):
+    assert names.threat({"norm": "linf", "eps": 0.1} | restriction) == f"ℓ∞, ε = 0.1{text}"
 
 
 def test_known_names_come_first_in_their_order():

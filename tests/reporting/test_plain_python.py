@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from tests.reporting.synthetic import write_run
+from tests.reporting.synthetic import attacked, curve, write_run
 
 
 def run(code, *arguments):
@@ -57,3 +57,32 @@ def test_figures_that_are_no_numbers_are_damage(tmp_path):
     number, epoch = run(code, str(path.parent))
     assert "epoch 9: train_loss must be a number" in number
     assert "metrics.jsonl" in epoch
+
+
+def test_evaluations_of_words_are_damage(tmp_path):
+    best = attacked(0.9, (0.5, 0.4), curves=(curve("eps", (0.1, 0.2), (0.6, 0.5)),))
+    changes = (
+        (
+            "a",
+            lambda part: part["curves"][0]["values"].__setitem__(0, "ten"),
+            "must be over numbers",
+        ),
+        ("b", lambda part: part["curves"][0].update(axis=["eps"]), "must name its axis"),
+        ("c", lambda part: part.update(planned="many"), "planned must be a number of examples"),
+    )
+    for name, change, _ in changes:
+        path = write_run(tmp_path / name, best=best) / "evaluation.json"
+        data = json.loads(path.read_text())
+        change(data["checkpoints"]["best"])
+        path.write_text(json.dumps(data))
+    write_run(tmp_path / "good", best=best)
+    code = (
+        "import json, sys; from pathlib import Path\n"
+        "from robustssm.reporting.load import load\n"
+        "runs = load([Path(sys.argv[1])])\n"
+        "print(json.dumps([len(runs.finished), [run.reason for run in runs.left_out]]))"
+    )
+    finished, reasons = run(code, str(tmp_path))
+    assert finished == 1
+    for (_, _, expected), reason in zip(changes, reasons, strict=True):
+        assert expected in reason

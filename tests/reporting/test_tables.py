@@ -78,10 +78,11 @@ def test_the_worst_case_is_over_all_attacks_of_the_data_set(tmp_path):
     assert rows["DSS"]["TRADES", "PGD-10", "Best"].value == "60.0"
 
 
-@pytest.mark.parametrize("severity, state", [("warning", "value"), ("invalid", "invalid")])
+@pytest.mark.parametrize(
+    "severity, state", [("", "value"), ("warning", "suspicious"), ("invalid", "invalid")]
+)
 def test_warnings_mark_the_attacked_columns_of_their_checkpoint(tmp_path, severity, state):
-    sign = Flagged(name="masking", message="no gradient", severity=severity)
-    write_run(tmp_path / "a", best=result(0.9, ATTACKS, warnings=(sign,)))
+    write_run(tmp_path / "a")
     row = entries(headline(tmp_path, {("a", "best"): {"w1": severity}}))["S4"]
     for (_, metric, statistic), cell in row.items():
         concerned = metric != "Clean" and statistic != "Last"
@@ -104,3 +105,34 @@ def test_one_run_shows_counts(tmp_path):
     heads = [row.head for row in table.groups[0].rows]
     assert heads == ["Clean", "PGD-10", "PGD-50x5", "Worst case"]
     assert table.groups[0].rows[1].cells[0].details == ("[53.1, 66.5]", "120 of 200")
+
+
+def test_the_difference_of_one_run_has_its_probability(tmp_path):
+    write_run(tmp_path / "a")  # 120 against 110 of 200, all ten on one side: 2 / 2^10
+    (run,) = load([tmp_path]).finished
+    row = tables.of_run(run, marks={}, level=0.95).groups[0].rows[1]
+    assert row.cells[2].details[-1] == "p = 0.002"
+    assert "p = " not in str(headline(tmp_path))
+
+
+def test_a_verdict_stands_beside_each_run(tmp_path):
+    grave = Flagged(name="masking", message="no gradient", severity="invalid")
+    mild = Flagged(name="steps", message="more steps find less")
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", best=result(0.9, ATTACKS, warnings=(mild,), planned=1000))
+    write_run(
+        tmp_path / "c",
+        best=result(0.9, ATTACKS, warnings=(mild, grave)),
+        last=result(0.9, ATTACKS, warnings=(grave,)),
+    )
+    runs = load([tmp_path]).finished
+    targets = {run.name: run.name for run in runs}
+    table = tables.index(runs, targets, marks={}, level=0.95)
+    at = table.columns.index(("Verdict",))
+    found = [(row.cells[at].value, row.cells[at].details) for row in table.groups[0].rows]
+    assert found == [
+        ("reliable", ()),
+        ("suspicious", ("best", "partial")),
+        ("unreliable", ()),
+    ]
+    assert at < table.words

@@ -100,12 +100,13 @@ class APGD(AutoPGD):
     sparsity of the best point. With two classes DLR does not exist, and the margin takes its place
     (`divergence.dlr_defined`); with cross-entropy nothing changes.
 
-    Unlike in the authors' code, a gradient is brought to unit l2 norm however small it is, and what
-    is not finite in it is left out. Under l2, points are put into the ball and then into the box,
+    Unlike in the authors' code, a gradient is brought to unit l2 norm however small it is, and NaN
+    in it counts as zero. Under l2, points are put into the ball and then into the box,
     as published, except where the threat set is restricted, which is projected onto exactly.
 
-    Source: croce2020reliable, algorithm 1; l1 and `large_eps`: croce2021mind, algorithm 1 and
-    section 3.3; `draws`: athalye2018obfuscated, section 4.3.
+    Source: croce2020reliable, algorithm 1; l1 and `large_eps`: croce2021mind, section 3; `draws`:
+    athalye2018obfuscated, section 4.2. Oracle: the authors' code
+    (tests/attacks/test_apgd_reference.py).
     """
 
     loss: Literal["cross_entropy", "dlr"] = "cross_entropy"
@@ -161,7 +162,8 @@ class APGDTargeted(AutoPGD):
     four classes the targeted DLR does not exist, and the margin towards the target takes its place
     (`divergence.dlr_defined(classes, targeted=True)`). For the rest see `APGD`.
 
-    Source: croce2020reliable, section 4.2 and equation 7.
+    Source: croce2020reliable, equation 7. Oracle: the authors' code
+    (tests/attacks/test_apgd_reference.py).
     """
 
     targets: Annotated[int, Field(ge=1)] = 9

@@ -218,8 +218,7 @@ def hunt(
 def _into(region: Region, points: Tensor) -> Tensor:
     """Into the threat set: under l2, where nothing restricts it, into the ball, then the box.
 
-    That is what was published, and what it gives under l2 lies in the set but is not the nearest
-    point of it.
+    That is as published; the point lies in the set, but need not be the nearest one.
     """
     if region.norm == "linf" and region.band is None:
         return points.clamp(*region.interval)

@@ -1,7 +1,8 @@
 """Fast adaptive boundary attack (croce2020minimally): the nearest misclassified point."""
 
+import functools
+import itertools
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple
 
@@ -18,10 +19,9 @@ from robustssm.core.config import register, settings
 from robustssm.core.errors import Inapplicable
 from robustssm.core.rng import Noise
 from robustssm.ops import divergence, hyperplanes
-from robustssm.ops.balls import over
+from robustssm.ops.balls import Norm, over
 
-_ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
-_DUALS = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+_DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ class _Plane(NamedTuple):
     value: Float[Tensor, " rows"]
     """Logit of the rival less that of `y`, at the current point."""
     gradient: Float[Tensor, "rows d"]
+
+    def nearer(self, other: "_Plane") -> "_Plane":
+        """The nearer of two, per row."""
+        closer = other.distance < self.distance
+        pairs = zip(other, self, strict=True)
+        return _Plane(*(torch.where(over(closer, b), a, b) for a, b in pairs))
 
 
 @settings
@@ -111,42 +117,35 @@ class _Boundary(Attack):
         norms = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         if region.eps == 0 or not x.numel():
             return Found(points, -norms, norms <= region.eps, part)
-        clean = model.logits(x)
-        norms = norms.masked_fill(divergence.wrong(clean, y), 0.0)
-        rivals, streams = self._rivals(clean, y), noise.rows(len(x))
-        for run, parts in self._order(len(rivals)):
+        clean, streams = model.logits(x), noise.rows(len(x))
+        rivals, norms = self._rivals(clean, y), norms.masked_fill(divergence.wrong(clean, y), 0.0)
+        at_once = list(torch.arange(len(rivals)).split(len(rivals) if self.together else 1))
+        for run, parts in itertools.product(range(self.restarts), at_once):
             left = (norms > region.eps).nonzero().squeeze(1)
             if not len(left):
                 break
             rows = _rows(left, y, rivals[parts], region)
             if run > 0:
-                kinds = torch.tensor(parts).repeat_interleave(len(left))
+                kinds = parts.repeat_interleave(len(left))
                 stream = streams.select(rows.example).fork("run", run).spread(kinds)
                 rows = replace(rows, at=_random_start(rows.region, stream))
-            nearest, reached = self._search(model, rows, len(x))
+            nearest, reached = self._search(model, rows)
             shortest, which = reached.unflatten(0, (len(parts), len(left))).min(0)
             closer = (shortest < norms[left]).nonzero().squeeze(1)
             which, at = which[closer], left[closer]
             points[at], norms[at] = nearest[which * len(left) + closer], shortest[closer]
-            part[at] = which + parts[0] if len(rivals) > 1 else run
+            part[at] = which + int(parts[0]) if len(rivals) > 1 else run
         return Found(points, -norms, norms <= region.eps, part)
 
-    def _order(self, parts: int) -> Iterator[tuple[int, list[int]]]:
-        """Runs, and which parts go at once."""
-        for run in range(self.restarts):
-            if self.together:
-                yield run, list(range(parts))
-            else:
-                yield from ((run, [part]) for part in range(parts))
-
-    def _search(self, model: Access, rows: _Rows, examples: int) -> tuple[Tensor, Tensor]:
+    def _search(self, model: Access, rows: _Rows) -> tuple[Tensor, Tensor]:
         """The nearest misclassified point of every row and its distance; infinity for none."""
-        nearest, reached = rows.region.x.clone(), rows.at.new_full((len(rows.y),), torch.inf)
-        reached, live = reached.double(), torch.arange(len(rows.y), device=rows.y.device)
+        nearest, live = rows.region.x.clone(), torch.arange(len(rows.y), device=rows.y.device)
+        reached = torch.full_like(live, torch.inf, dtype=torch.float64)
         for _ in range(self.steps):
             points = self._step(rows, self._plane(model, rows))
             wrong = divergence.wrong(model.logits(points), rows.y)
-            norm = rows.region.distance(points)
+            move = points.double() - rows.region.x.double()
+            norm = hyperplanes.length(move.flatten(1), rows.region.norm)
             closer = wrong & (norm < reached[live])
             at = live[closer]
             nearest[at], reached[at] = points[closer], norm[closer]
@@ -154,9 +153,7 @@ class _Boundary(Attack):
             rows = replace(rows, at=torch.where(over(wrong, points), back, points))
             within = closer & (norm <= rows.region.eps)
             if self.stop_early and bool(within.any()):
-                fooled = torch.zeros(examples, dtype=torch.bool, device=within.device)
-                fooled[rows.example[within]] = True
-                on = ~fooled[rows.example]
+                on = ~torch.isin(rows.example, rows.example[within])
                 live, rows = live[on], rows.select(on)
                 if not len(live):
                     break
@@ -165,18 +162,16 @@ class _Boundary(Attack):
     def _step(self, rows: _Rows, plane: _Plane) -> Tensor:
         """The next points: too far along both ways, mixed, and cut at the box."""
         region, w = rows.region, plane.gradient
-        at, x, low, high = (
-            z.reshape(w.shape) for z in (rows.at, region.x, region.low, region.high)
-        )
+        at, x = rows.at.reshape(w.shape), region.x.reshape(w.shape)
+        low, high = region.low.reshape(w.shape), region.high.reshape(w.shape)
         # A point that rounding put on the boundary itself would stay there: it goes beyond.
         least = 4 * torch.finfo(w.dtype).eps * torch.linalg.vecdot(w.abs(), at.abs())
         lead = torch.where(plane.value.abs() < least, -least, plane.value)
-        offset = torch.linalg.vecdot(w.double(), at.double()) - lead
-        starts, w, offset = torch.cat((at, x)), torch.cat((w, w)), torch.cat((offset, offset))
-        ends = {"low": torch.cat((low, low)), "high": torch.cat((high, high))}
-        ways = hyperplanes.step(starts, w, offset, norm=region.norm, **ends)
-        lengths = torch.linalg.vector_norm(ways, ord=_ORDERS[region.norm], dim=1)
-        near, far = lengths.chunk(2)
+        gaps = torch.cat((-lead, torch.linalg.vecdot(w, at - x) - lead))
+        starts, normals = torch.cat((at, x)), w.repeat(2, 1)
+        ends = {"low": low.repeat(2, 1), "high": high.repeat(2, 1)}
+        ways = hyperplanes.step(starts, normals, gaps, norm=region.norm, **ends)
+        near, far = hyperplanes.length(ways, region.norm).chunk(2)
         alpha = torch.where(near + far > 0, near / (near + far), 1.0).clamp(max=self.alpha_max)
         first, second = (starts + self.eta * ways).chunk(2)
         mixed = (1 - alpha)[:, None] * first + alpha[:, None] * second
@@ -184,17 +179,9 @@ class _Boundary(Attack):
 
     def _plane(self, model: Access, rows: _Rows) -> _Plane:
         """The nearest hyperplane among those of the rivals; the first of equals."""
-        best: _Plane | None = None
-        for rivals in rows.rivals.split(len(rows.rivals) if self.together else 1):
-            new = _linearise(model, rows, rivals)
-            if best is None:
-                best = new
-            else:
-                closer = new.distance < best.distance
-                pairs = zip(new, best, strict=True)
-                best = _Plane(*(torch.where(over(closer, b), a, b) for a, b in pairs))
-        assert best is not None, "there is at least one rival"
-        return best
+        size = len(rows.rivals) if self.together else 1
+        planes = (_linearise(model, rows, rivals) for rivals in rows.rivals.split(size))
+        return functools.reduce(_Plane.nearer, planes)
 
     def _refuse_bands(self, region: Region) -> None:
         if region.band is not None:
@@ -211,8 +198,6 @@ class _Boundary(Attack):
 class FAB(_Boundary):
     """Follows the nearest boundary to any other class, at a backward pass per class and step.
 
-    Where there are many classes, `FABTargeted` costs less.
-
     Source: croce2020minimally, algorithm 1; settings of croce2020reliable, appendix B.
     """
 
@@ -228,7 +213,7 @@ class FAB(_Boundary):
     @classmethod
     def samples(cls) -> tuple["Attack", ...]:
         """Both ways to batch and to stop, and a random start."""
-        return (cls(steps=3), cls(steps=2, restarts=2, together=False, stop_early=False))
+        return (cls(steps=2), cls(steps=1, restarts=2, together=False, stop_early=False))
 
 
 @register("fab_targeted")
@@ -255,17 +240,16 @@ class FABTargeted(_Boundary):
         return Passes(1 + 2 * steps, steps)
 
     def _rivals(self, clean: Tensor, y: Tensor) -> Tensor:
-        ranked = clean.scatter(1, y[:, None], torch.inf).argsort(dim=1, descending=True, stable=True)
+        ranked = clean.scatter(1, y[:, None], torch.inf).argsort(
+            dim=1, descending=True, stable=True
+        )
         return ranked[:, 1 : 1 + self.targets].T[:, None]
 
     @classmethod
     def samples(cls) -> tuple["Attack", ...]:
         """Both ways to batch and to stop, and random starts."""
-        return (
-            cls(steps=3),
-            cls(steps=2, restarts=2, targets=2),
-            cls(steps=2, restarts=2, targets=2, together=False, stop_early=False),
-        )
+        more = cls(steps=2, restarts=2)
+        return (more, replace(more, steps=1, targets=2, together=False, stop_early=False))
 
 
 def _rows(left: Tensor, y: Tensor, rivals: Tensor, region: Region) -> _Rows:
@@ -281,7 +265,7 @@ def _random_start(region: Region, noise: Noise) -> Tensor:
     x = region.x
     drawn = noise.uniform(like=x, low=-1) if region.norm == "linf" else noise.normal(like=x)
     drawn = drawn if region.free is None else drawn * region.free
-    length = torch.linalg.vector_norm(drawn.flatten(1), ord=_ORDERS[region.norm], dim=1)
+    length = hyperplanes.length(drawn.flatten(1), region.norm)
     scale = region.eps / 2 / torch.where(length > 0, length, 1.0)
     return (x + over(scale, x) * drawn).clamp(region.low, region.high)
 
@@ -300,15 +284,16 @@ def _linearise(model: Access, rows: _Rows, rivals: Int[Tensor, "rivals rows"]) -
     gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     w = rows.region.reachable(gradient.unflatten(0, (count, size))).flatten(2)
     sound, value = value.isfinite().view(count, size), value.view(count, size)
-    if len(rows.rivals) == 1:  # nothing to compare
-        chosen, distance = torch.zeros_like(rows.y), torch.zeros_like(value)
-    else:
-        largest = w.abs().amax(2, keepdim=True)  # divided by, as squares of tiny numbers underflow
+    distance = torch.zeros_like(value)
+    if len(rows.rivals) > 1:
+        largest = w.abs().amax(2, keepdim=True)
         largest = largest + (largest == 0)
-        slope = torch.linalg.vector_norm(w / largest, ord=_DUALS[rows.region.norm], dim=2)
-        distance = torch.where(sound, value.abs() / (slope * largest.squeeze(2)), torch.inf)
-        distance = torch.where(slope > 0, distance, torch.inf)
-        chosen = distance.argmin(0)
+        slope = hyperplanes.length(
+            w / largest, _DUAL[rows.region.norm]
+        )  # scaled: tiny squares underflow
+        distance = value.abs() / (slope * largest.squeeze(2))
+        distance = torch.where(sound & (slope > 0), distance, torch.inf)
+    chosen = distance.argmin(0)
     at = chosen, torch.arange(size, device=chosen.device)
     plain = torch.where(sound[at], value[at], 0.0)
     return _Plane(distance[at], plain, w[at] * sound[at][:, None])

@@ -1,4 +1,4 @@
-"""The verbs: list, show, run, evaluate, report, demo, doctor."""
+"""The verbs: list, show, run, evaluate, audit, report, demo, doctor."""
 
 import json
 import sys
@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from robustssm.cli import judging
+from robustssm.cli.options import DataDir, Device, Quiet, Set, Threads, assignments, out
 from robustssm.core.errors import Inapplicable, NonFiniteLoss, RunInUse
 
 app = typer.Typer(
@@ -18,21 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console()
-
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. objective.beta=3."),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", envvar="ROBUSTSSM_DATA", help="Where data files are looked for."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads; by default what suits the batch.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
 def main() -> None:
@@ -83,7 +70,7 @@ def show(
     if (Path(recipe) / "recipe.json").exists():
         settings = read_recipe(Path(recipe))["experiment"]
     else:
-        settings = to_dict(override(make(recipe), _assignments(set_)))
+        settings = to_dict(override(make(recipe), assignments(set_)))
     out.print_json(json.dumps(settings))
 
 
@@ -110,14 +97,14 @@ def run(
     from robustssm.experiment import run as execute
     from robustssm.recipes import recipe as make
 
-    assignments = _assignments(set_) | ({} if seed is None else {"seed": str(seed)})
+    changes = assignments(set_) | ({} if seed is None else {"seed": str(seed)})
     place = directory or Path("runs") / recipe.replace(":", ".")
     with display(out, quiet=quiet) as shown:
         record = execute(
-            override(make(recipe), assignments),
+            override(make(recipe), changes),
             place,
             name=recipe,
-            overrides=assignments,
+            overrides=changes,
             resume=resume,
             data_dir=data_dir,
             device=device,
@@ -128,70 +115,8 @@ def run(
     out.print(f"{place / 'evaluation.json'}", soft_wrap=True, highlight=False)
 
 
-@app.command()
-def evaluate(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a trained run.")],
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            help="autoattack_standard, autoattack_plus, autoattack_rand or quick (an upper bound), "
-            "in place of the recipe's attacks."
-        ),
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", min=1, help="Only the first so many test examples.")
-    ] = None,
-    eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
-    diagnose: Annotated[
-        bool, typer.Option("--diagnose", help="Run the costly checks of the numbers too.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an evaluation that was interrupted.")
-    ] = False,
-    max_hours: Annotated[
-        float | None, typer.Option(help="Stop then, with the examples that are finished.")
-    ] = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Processes, one per GPU, that share the examples.")
-    ] = 1,
-    set_: Set = None,
-    file: Annotated[
-        Path | None,
-        typer.Option("--out", help="File to write; the run's evaluation.json by default."),
-    ] = None,
-    data_dir: DataDir = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-) -> None:
-    """Evaluate a run's checkpoints again, by a suite or other attacks; resumable.
-
-    Exit status 3: the numbers are unreliable.
-    """
-    from robustssm.cli.display import display
-    from robustssm.cli.tables import result_table
-    from robustssm.experiment import evaluate_run
-
-    short = {"evaluation_examples": n, "threat.eps": eps}
-    overrides = {key: str(value) for key, value in short.items() if value is not None}
-    with display(out, quiet=quiet) as shown:
-        record = evaluate_run(
-            directory,
-            overrides=_assignments(set_) | overrides,
-            suite=suite,
-            out=file,
-            data_dir=data_dir,
-            device=device,
-            threads=threads,
-            resume=resume,
-            max_hours=max_hours,
-            diagnose=diagnose,
-            processes=processes,
-            display=shown,
-        )
-    out.print(result_table(record))
-    if record["verdict"] == "unreliable":
-        sys.exit(3)
+app.command()(judging.evaluate)
+app.command()(judging.audit)
 
 
 @app.command()
@@ -232,18 +157,6 @@ def doctor(data_dir: DataDir = None) -> None:
     from robustssm.cli.doctor import examine
 
     sys.exit(examine(out, data_dir))
-
-
-def _assignments(set_: list[str] | None) -> dict[str, str]:
-    assignments = {}
-    for text in set_ or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ValueError(
-                f"`--set` must be KEY=VALUE; got '{text}'. For example: --set objective.beta=3"
-            )
-        assignments[key.strip()] = value.strip()
-    return assignments
 
 
 def _message(error: BaseException) -> str:

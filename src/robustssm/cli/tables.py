@@ -1,13 +1,20 @@
 """What the command line prints as tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from robustssm import recipes
 from robustssm.core.config import field_types, lookup, names
-from robustssm.records import wilson
+from robustssm.records import EvaluationResult
+from robustssm.reporting import verdicts
+from robustssm.reporting.names import SUITES
+
+_STYLES = {"reliable": "bold green", "suspicious": "bold yellow", "unreliable": "bold red"}
+"""Of a word that says it too: colour alone says nothing."""
 
 
 def recipes_table(tier: str | None) -> Table:
@@ -38,26 +45,82 @@ def parts_table(kind: str) -> Table:
     return table
 
 
-def result_table(record: Mapping[str, Any]) -> Table:
-    """Clean and robust accuracy of the best and the last checkpoint, with intervals."""
-    best, last = record["checkpoints"]["best"], record["checkpoints"]["last"]
-    table = Table(
-        "accuracy, %", f"best (epoch {best['epoch']})", f"last (epoch {last['epoch']})", "diff"
-    )
-    for name in ("clean", *best["attacks"]):
-        cells = [_percent(result, name) for result in (best, last)]
-        table.add_row(name, *cells, f"{100 * record['difference'][name]:+.1f}")
-    used = record["test_examples"]
-    table.caption = (
-        f"{used['used']} of {used['all']} test examples, 95 % Wilson intervals; "
-        f"best by {record['selection'].replace('_', ' ')}"
-    )
-    for warning in best["warnings"] + last["warnings"]:
-        table.caption += f"\n[bold yellow]{warning['name']}[/]: {warning['message']}"
-    return table
+def result_table(record: Mapping[str, Any]) -> Group:
+    """Verdict, then clean and robust accuracy of every checkpoint, and remarks on attacks.
+
+    Args:
+        record: The contents of an evaluation.json: with "checkpoints", or one evaluation by itself.
+    """
+    parts = record.get("checkpoints") or {record.get("checkpoint", "model"): record}
+    results = {name: EvaluationResult.from_dict(part) for name, part in parts.items()}
+    heads = [
+        name if part.get("epoch") is None else f"{name} (epoch {part['epoch']})"
+        for name, part in parts.items()
+    ]
+    both = {"best", "last"} <= set(results)
+    table = Table("accuracy, %", *heads, *(["diff"] if both else []))
+    for key in dict.fromkeys(("clean", *(k for r in results.values() for k in r.survived))):
+        cells = [_percent(result, key) for result in results.values()]
+        if both:
+            cells.append(_difference(results["best"], results["last"], key))
+        table.add_row(Text(SUITES.get(key, key)), *cells)
+    table.caption = Text("; ".join(_caption(record, next(iter(results.values())).n)))
+    return Group(*_verdicts(results), table, *_deviations(results))
 
 
-def _percent(result: Mapping[str, Any], name: str) -> str:
-    count = result["counts"][name]
-    low, high = wilson(count, result["n"])
-    return f"{100 * count / result['n']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+def _caption(record: Mapping[str, Any], n: int) -> Iterator[str]:
+    used = record.get("test_examples", {"used": n, "all": n})
+    yield f"{n} of {used['all']} test examples, 95 % Wilson intervals"
+    if "selection" in record:
+        yield f"best by {record['selection'].replace('_', ' ')}"
+
+
+def _verdicts(results: Mapping[str, EvaluationResult]) -> Iterator[Text]:
+    """One line per verdict, its reasons below it, and what a time limit left undone."""
+    said: dict[tuple[verdicts.Verdict, str], list[str]] = {}
+    for name, result in results.items():
+        key = (verdicts.verdict(result), verdicts.meaning(result))
+        said.setdefault(key, []).append(name)
+    for (word, meaning), names_ in said.items():
+        which = "" if len(said) == 1 else f" ({' and '.join(names_)})"
+        yield Text.assemble((word, _STYLES[word]), f"{which}: {meaning}")
+        yield from _reasons([results[name] for name in names_])
+    partial = {text: None for result in results.values() if (text := verdicts.partial(result))}
+    for text in partial:
+        yield Text.assemble(("partial", _STYLES["suspicious"]), text.removeprefix("partial"))
+
+
+def _reasons(results: Sequence[EvaluationResult]) -> Iterator[Text]:
+    found = dict.fromkeys(warning for result in results for warning in result.warnings)
+    for warning in found:
+        style = _STYLES["unreliable" if warning.severity == "invalid" else "suspicious"]
+        yield Text.assemble("  ", (warning.name, style), f": {warning.message}")
+
+
+def _deviations(results: Mapping[str, EvaluationResult]) -> Iterator[Text]:
+    found = {
+        f"{name}: {text}": None
+        for result in results.values()
+        for name, texts in verdicts.deviations(result).items()
+        for text in texts
+    }
+    yield from (Text(text) for text in found)
+
+
+def _share(result: EvaluationResult, key: str) -> float | None:
+    return result.clean_accuracy if key == "clean" else result.attacks.get(key)
+
+
+def _difference(best: EvaluationResult, last: EvaluationResult, key: str) -> Text:
+    high, low = _share(best, key), _share(last, key)
+    if high is None or low is None or not verdicts.same_examples(best, last):
+        return Text("-")
+    return Text(f"{100 * (high - low):+.1f}")
+
+
+def _percent(result: EvaluationResult, key: str) -> Text:
+    share = _share(result, key)
+    if share is None:
+        return Text("-")
+    low, high = result.interval(key)
+    return Text(f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]")

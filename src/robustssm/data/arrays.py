@@ -179,6 +179,22 @@ class Arrays(Dataset):
         return every.take(rest.sort().values), every.take(chosen.sort().values)
 
 
+def read_examples(path: Path) -> Split:
+    """The examples of an .npz file to evaluate on: `x_test` and `y_test`, else `x` and `y`.
+
+    Inputs keep their shape; (n, length) gets no channel here.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the arrays are no inputs and classes; says which.
+        CorruptFile: If the file is damaged.
+    """
+    arrays = _load_npz(_find(str(path), None))
+    name = "x_test" if "x_test" in arrays else "x"
+    split = Arrays(path=str(path))._split_of(arrays, name)
+    return Split(split.x.reshape(arrays[name].shape), split.y)
+
+
 def _find(name: str, data_dir: Path | None) -> Path:
     path = Path(name) if data_dir is None else data_dir / name
     if not path.is_file():

@@ -75,8 +75,9 @@ def _outcome(
     """Over all examples: who is left after each stage, the whole, and the passes of each stage."""
     job = work.jobs[number]
     fooled = {attack.label: torch.zeros_like(work.clean) for attack in job.stages}
-    counted: tuple[str, ...] = ("calls", "forwards", "backwards")
-    passes = {label: dict.fromkeys(counted, 0) for label in fooled}
+    passes: dict[str, dict[str, int]] = {
+        label: {"calls": 0, "forwards": 0, "backwards": 0} for label in fooled
+    }
     repaired = tried = nan = 0
     for chunk, _ in pieces:
         for attack, outcome in work.units(chunk, number):

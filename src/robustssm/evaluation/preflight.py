@@ -23,9 +23,9 @@ COMPARED = 16
 DISAGREEMENT = 0.2
 """Beyond this, relative to the gradient's length, a difference contradicts the gradient. Of twelve
 plain models in float32 (convolutional, S4, S5, DSS, Mega, Mamba, trained or not) the largest was
-0.11 (a Mega), all others below 0.01; of straight-through estimators of up to 16 levels, and of a branch of
-equal weight cut off, half of the examples were above 0.5. In bfloat16, medians were 0.05 to 0.16, and
-0.48 for that Mega."""
+0.11 (a Mega), all others below 0.01; of straight-through estimators of up to 16 levels, and of a
+branch of equal weight cut off, half of the examples were above 0.5. In bfloat16, medians were 0.05
+to 0.16, and 0.48 for that Mega."""
 
 _ABOVE_ROUNDING = 1000.0  # the change that a difference measures, in roundings of the logits
 _LONGEST = 0.02  # the longest step of a difference, in ranges of the input

@@ -25,7 +25,7 @@ from robustssm.evaluation.journal import DiskJournal, Journal
 from robustssm.evaluation.plan import CHUNK, Cost, measure, plan, rows_that_fit
 from robustssm.evaluation.problem import Problem, check_data, check_logits, data_hash, model_hash
 from robustssm.evaluation.work import Meter, Progress, Work
-from robustssm.records import EvaluationResult
+from robustssm.records import EvaluationResult, Flagged
 
 WRONG_EXAMPLES = 128
 """How many clean errors each attack is given too, to see whether it repairs them."""
@@ -144,10 +144,11 @@ class Evaluation:
         whole = len(result.clean) == len(y)
         if diagnose and whole:
             result = _diagnosed(result, work, surrogate)
+        done = torch.cat([rows for chunk, rows in work.chunks() if chunk in self._finished])
         return dataclasses.replace(
             result,
             planned=None if whole else len(y),
-            data_hash=data_hash(self._problem.x, y, self._problem.mask),
+            data_hash=data_hash(self._problem.x[done], y[done]),
         )
 
     def _prepare(self) -> tuple[Work, reliability.Preflight, Tensor]:
@@ -172,7 +173,9 @@ class Evaluation:
         clean, nan = problem.classify(self._chunk)
         right, wrong = clean.nonzero().flatten(), (~clean).nonzero().flatten()
         seen = problem.batch((right if len(right) else wrong)[: reliability.EXAMPLES])
-        before = reliability.preflight(access, seen.x, seen.y, batch_size=self._chunk)
+        before = reliability.preflight(
+            access, seen.x, seen.y, batch_size=self._chunk, bounds=problem.threat.bounds
+        )
         tried = torch.zeros_like(clean)
         tried[wrong[:WRONG_EXAMPLES]] = True
         cost = measure(access, seen.x, seen.y) if jobs else Cost(forward=0.0, backward=0.0)
@@ -219,9 +222,13 @@ def _diagnosed(
         streams=work.streams,
         batch_size=work.chunk,
         surrogate=surrogate,
+        mask=batch.mask,
     )
-    names = {flag.name for flag in result.warnings}
-    new = tuple(flag for flag in found.flags if flag.name not in names)
+    worst: dict[str, Flagged] = {}
+    for flag in (*result.warnings, *found.flags):  # the graver of two with the same name
+        known = worst.get(flag.name)
+        if known is None or (flag.severity == "invalid" != known.severity):
+            worst[flag.name] = flag
     return dataclasses.replace(
-        result, warnings=(*result.warnings, *new), curves=found.curves, diagnosed=True
+        result, warnings=tuple(worst.values()), curves=found.curves, diagnosed=True
     )

@@ -100,10 +100,7 @@ def assess(
         "checkpoint": "best",
         "selection": experiment.selection,
         "test_examples": {"used": best["n"], "all": len(splits.test)},
-        "difference": {
-            "clean": best["clean_accuracy"] - last["clean_accuracy"],
-            **{k: best["attacks"][k] - last["attacks"][k] for k in best["attacks"]},
-        },
+        "difference": _difference(best, last),
         "checkpoints": results,
     }
     write_json(file, record)
@@ -123,6 +120,16 @@ def load(
     model = placement.setup(build_model(experiment, splits))
     checkpoint.read_weights(run.checkpoint(name), model)
     return model
+
+
+def _difference(best: dict[str, Any], last: dict[str, Any]) -> dict[str, float | None]:
+    """Accuracy of "best" minus that of "last"; none where time ran out on other examples."""
+    if best["data_hash"] != last["data_hash"]:
+        return dict.fromkeys(("clean", *best["attacks"]))
+    return {
+        "clean": best["clean_accuracy"] - last["clean_accuracy"],
+        **{k: best["attacks"][k] - last["attacks"][k] for k in best["attacks"]},
+    }
 
 
 def _evaluate(

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from robustssm.core.config import Named
 from robustssm.reporting.runs import Runs
+from robustssm.reporting.verdicts import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,21 @@ class Notes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """Whether numbers can be believed, or are all there, in a word; and why."""
+
+    word: Verdict | Literal["partial"]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgements:
+    """Verdicts that stand above the numbers they concern."""
+
+    items: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One entry of a table: a value, its uncertainty in small print, and the notes on it."""
 
@@ -45,8 +61,10 @@ class Cell:
     details: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     """Labels of the notes that concern this value."""
-    state: Literal["value", "missing", "invalid"] = "value"
+    state: Literal["value", "missing", "suspicious", "invalid"] = "value"
     """"invalid" where the number must not be believed, "missing" where there is none."""
+    tone: Verdict | Literal[""] = ""
+    """The verdict that the value is, if it is one."""
 
 
 MISSING = Cell(value="\N{EN DASH}", state="missing")
@@ -81,6 +99,8 @@ class Table:
     groups: tuple[RowGroup, ...]
     words: int = 0
     """The first so many columns hold words, the others numbers."""
+    notes: tuple[str, ...] = ()
+    """Remarks below the table."""
 
     def __post_init__(self) -> None:
         depths = {len(column) for column in self.columns}
@@ -126,7 +146,7 @@ class Fold:
     blocks: tuple["Block", ...]
 
 
-Block = Paragraph | Notes | Table | Figure | Facts | Code | Fold
+Block = Paragraph | Notes | Judgements | Table | Figure | Facts | Code | Fold
 
 
 @dataclass(frozen=True, kw_only=True)

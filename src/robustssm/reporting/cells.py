@@ -1,15 +1,16 @@
 """Which runs are one cell of a table, and what the cell says: accuracies with their uncertainty."""
 
+import dataclasses
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, mean, stdev
-from typing import Any
+from statistics import mean, stdev
+from typing import Any, Literal
 
 from robustssm.records import Flags, wilson
-from robustssm.reporting import names
+from robustssm.reporting import names, verdicts
 from robustssm.reporting.base import MISSING, Cell
+from robustssm.reporting.pairs import mcnemar, paired
 from robustssm.reporting.runs import Checkpoint, Run
 
 CLEAN, WORST = "clean", "worst case"
@@ -71,7 +72,7 @@ def further_differences(members: Sequence[Group]) -> tuple[str, ...]:
         members: Cells that stand beside each other.
     """
     everything = [
-        {key: value for key, value in run.experiment.items() if key not in _OWN}
+        {key: value for key, value in _stated(run.experiment).items() if key not in _OWN}
         for group in members
         for run in group.runs
     ]
@@ -109,8 +110,17 @@ def accuracy(
         if checkpoint in r.checkpoints
         if (f := flags(r.checkpoints[checkpoint], key))
     ]
-    if not rows:
-        return MISSING
+    return share(rows, level=level, marks=marks) if rows else MISSING
+
+
+def share(rows: Sequence[Flags], *, level: float, marks: Mapping[str, str]) -> Cell:
+    """Percentage of examples that hold: with its interval for one run, spread for several.
+
+    Args:
+        rows: One or more rows of flags.
+        level: Confidence of the interval, in (0, 1).
+        marks: Label to severity of the notes on this cell.
+    """
     values = [100 * sum(row) / len(row) for row in rows]
     if len(rows) == 1:
         low, high = wilson(sum(rows[0]), len(rows[0]), level=level)
@@ -120,7 +130,14 @@ def accuracy(
     return _cell(f"{mean(values):.1f}", details, marks)
 
 
-def difference(runs: Sequence[Run], key: str, *, level: float, marks: Mapping[str, str]) -> Cell:
+def difference(
+    runs: Sequence[Run],
+    key: str,
+    *,
+    level: float,
+    marks: Mapping[str, str],
+    tested: bool = False,
+) -> Cell:
     """Accuracy of "best" minus that of "last", in percentage points, on the same examples.
 
     Args:
@@ -128,53 +145,58 @@ def difference(runs: Sequence[Run], key: str, *, level: float, marks: Mapping[st
         key: `CLEAN`, `WORST` or the label of an attack.
         level: Confidence of the interval, in (0, 1).
         marks: Label to severity of the notes on this cell.
+        tested: Whether a single pair gets McNemar's p.
     """
     pairs = list(_pairs(runs, key))
     if not pairs:
         return MISSING
-    values = [100 * (sum(b) / len(b) - sum(a) / len(a)) for b, a in pairs]
+    cell = points(pairs, level=level, marks=marks, tested=tested)
+    same = len(pairs) == 1 and _same_epoch(runs)
+    return dataclasses.replace(cell, details=("same epoch",)) if same else cell
+
+
+def points(
+    pairs: Sequence[tuple[Flags, Flags]],
+    *,
+    level: float,
+    marks: Mapping[str, str],
+    tested: bool = False,
+) -> Cell:
+    """First minus second in percentage points: a paired interval, or the spread over several runs.
+
+    Args:
+        pairs: One or more pairs of flags, each pair of the same examples.
+        level: Confidence of the interval, in (0, 1).
+        marks: Label to severity of the notes on this cell.
+        tested: Whether a single pair gets McNemar's p.
+    """
+    values = [100 * (sum(b) - sum(a)) / len(b) for b, a in pairs]
     if len(pairs) > 1:
         details = (f"± {stdev(values):.1f}", f"{len(values)} seeds")
-    elif _same_epoch(runs):
-        details = ("same epoch",)
     else:
         low, high = paired(*pairs[0], level=level)
         details = (f"[{signed(100 * low)}, {signed(100 * high)}]",)
+        details += (probability(mcnemar(*pairs[0])),) if tested else ()
     return _cell(signed(mean(values)), details, marks)
 
 
-def paired(first: Flags, second: Flags, *, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a difference of two proportions of the same examples, by Agresti and Min.
-
-    With half a count added to each kind of discordant pair, b and c, and n + 2 in all:
-    (b - c) / n -+ z sqrt(b + c - (b - c)^2 / n) / n.
-
-    Args:
-        first: Flags (n,), n at least 1.
-        second: Flags (n,) of the same examples.
-        level: Confidence, in (0, 1).
-
-    Source: agresti2005simple, section 2.
-    """
-    both = list(zip(first, second, strict=True))
-    b = sum(x and not y for x, y in both) + 0.5
-    c = sum(y and not x for x, y in both) + 0.5
-    n = len(both) + 2
-    half = NormalDist().inv_cdf(0.5 + level / 2) * math.sqrt(b + c - (b - c) ** 2 / n) / n
-    return max(-1.0, (b - c) / n - half), min(1.0, (b - c) / n + half)
+def probability(p: float) -> str:
+    """Three decimals, "p = 0.031", or "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def signed(points: float) -> str:
+def signed(number: float) -> str:
     """One decimal with its sign; nothing is "-0.0"."""
-    text = f"{points:+.1f}"
+    text = f"{number:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", MINUS)
 
 
 def _pairs(runs: Sequence[Run], key: str) -> Iterator[tuple[Flags, Flags]]:
     for run in runs:
         if {"best", "last"} <= set(run.checkpoints):
-            best, last = (flags(run.checkpoints[name], key) for name in ("best", "last"))
-            if best and last and len(best) == len(last):
+            both = run.checkpoints["best"], run.checkpoints["last"]
+            best, last = (flags(checkpoint, key) for checkpoint in both)
+            if best and last and verdicts.same_examples(both[0].result, both[1].result):
                 yield best, last
 
 
@@ -184,15 +206,21 @@ def _same_epoch(runs: Sequence[Run]) -> bool:
 
 
 def _cell(value: str, details: tuple[str, ...], marks: Mapping[str, str]) -> Cell:
-    state = "invalid" if "invalid" in marks.values() else "value"
-    return Cell(value=value, details=details, marks=tuple(marks), state=state)
+    return Cell(value=value, details=details, marks=tuple(marks), state=state(marks))
+
+
+def state(marks: Mapping[str, str]) -> Literal["value", "suspicious", "invalid"]:
+    """How far a number with these notes, label to severity, can be believed."""
+    if "invalid" in marks.values():
+        return "invalid"
+    return "suspicious" if "warning" in marks.values() else "value"
 
 
 def _variants(runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:
     """Sets of runs with equal settings (seed aside), each with the settings that tell it apart."""
     equal: dict[str, list[Run]] = {}
     for run in runs:
-        settings = {key: value for key, value in run.experiment.items() if key not in _IDLE}
+        settings = {k: v for k, v in _stated(run.experiment).items() if k not in _IDLE}
         equal.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
     leaves = {key: dict(_leaves(json.loads(key))) for key in equal}
     telling = _telling(list(leaves.values()))
@@ -205,6 +233,13 @@ def _variants(runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:
             text += " \N{PRIME}"
         taken.add(text)
         yield text, equal[key]
+
+
+def _stated(value: Any) -> Any:
+    """Settings without those that are null: an older record lacks what later ones leave empty."""
+    if isinstance(value, dict):
+        return {key: _stated(item) for key, item in value.items() if item is not None}
+    return [_stated(item) for item in value] if isinstance(value, list) else value
 
 
 def _telling(settings: Sequence[Mapping[str, str]]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from robustssm.records import wilson
 from robustssm.reporting import names, style
 from robustssm.reporting.cells import CLEAN, WORST, Group, flags
 from robustssm.reporting.runs import Run
+from robustssm.reporting.verdicts import Verdict, worst
 
 Quantity = Literal["loss", "accuracy"]
 QUANTITIES: tuple[Quantity, ...] = ("accuracy", "loss")
@@ -186,11 +187,12 @@ def _empty(axes: Axes, text: str) -> None:
     axes.set_xlabel("")
 
 
-def _look(key: str, *, invalid: bool) -> dict[str, Any]:
+def _look(key: str, verdict: Verdict = "reliable") -> dict[str, Any]:
     colour = style.CLEAN if key == CLEAN else style.ADVERSARIAL
+    invalid = verdict == "unreliable"
     marker = "x" if invalid else ("o" if key == CLEAN else "D")
     size = 8.0 if invalid else (6.0 if key == CLEAN else 5.0)
-    face = style.PAPER if key == CLEAN else colour
+    face = style.PAPER if key == CLEAN or verdict == "suspicious" else colour
     return {
         "color": colour,
         "marker": marker,
@@ -210,23 +212,32 @@ def _interval(axes: Axes, group: Group, key: str, at: float, level: float) -> No
         low, high = (100 * end for end in wilson(sum(rows[0]), len(rows[0]), level=level))
     else:
         low, high = min(values), max(values)
-    look = _look(key, invalid=key == WORST and _invalid(group))
+    look = _look(key, _verdict(group)) if key == WORST else _look(key)
     axes.plot([low, high], [at, at], color=look["color"], linewidth=1.6, solid_capstyle="butt")
     axes.plot([sum(values) / len(values)], [at], linestyle="none", **look)
 
 
-def _invalid(group: Group) -> bool:
-    marks = [(name, w.severity) for run in group.runs for name, w in run.warnings]
-    return ("best", "invalid") in marks
+def _verdict(group: Group) -> Verdict:
+    """The worst on the best checkpoints, which are what is drawn."""
+    return worst([r.verdict_on("best") for r in group.runs if "best" in r.checkpoints])
 
 
 def _accuracy_handles(groups: Iterable[Group]) -> list[Line2D]:
-    looks = [("clean", CLEAN, False), ("under attack", WORST, False)]
-    if any(_invalid(group) for group in groups):
-        looks.append(("not to be believed", WORST, True))
+    drawn = {_verdict(g) for g in groups if any("best" in r.checkpoints for r in g.runs)}
+    looks: list[tuple[str, str, Verdict]] = [("clean", CLEAN, "reliable")]
+    if drawn - {"suspicious", "unreliable"}:
+        looks.append(("under attack", WORST, "reliable"))
+    if "suspicious" in drawn:
+        looks.append(("under attack, suspicious", WORST, "suspicious"))
+    if "unreliable" in drawn:
+        looks.append(("not to be believed", WORST, "unreliable"))
     return [
         Line2D(
-            [], [], label=label, linestyle="none" if invalid else "-", **_look(key, invalid=invalid)
+            [],
+            [],
+            label=label,
+            linestyle="none" if verdict == "unreliable" else "-",
+            **_look(key, verdict),
         )
-        for label, key, invalid in looks
+        for label, key, verdict in looks
     ]

@@ -22,6 +22,8 @@ RECIPE, PROVENANCE = "recipe.json", "provenance.json"
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.json"
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 _OPTIONAL = {"commit", "seconds"}
+_NOT_TEST = {"validation", "train_limit", "download", "verify", "sha256"}
+"""Settings of data sets that leave the test examples as they are."""
 
 
 def load(paths: Sequence[Path]) -> Runs:
@@ -81,6 +83,7 @@ def read(path: Path, *, name: str) -> Run | LeftOut:
         checkpoints=checkpoints,
         selection=names.RULES.get(rule := str(rest.get("selection", "not recorded")), rule),
         test_size=_test_size(rest),
+        examples=_examples(recipe, rest),
     )
 
 
@@ -191,6 +194,25 @@ def _test_size(data: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def _examples(recipe: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """What tells which test examples a run saw: their hash, or else where the data came from.
+
+    The test examples of a data set depend on its files and settings, not on the seed, nor on how
+    many others are set aside for training and validation.
+    """
+    best = evaluation.get("checkpoints", {}).get("best", {})
+    known = evaluation.get("data_hash") or best.get("data_hash")
+    if isinstance(known, str):
+        return known
+    dataset = recipe["experiment"]["dataset"]
+    origin = recipe.get("data")
+    files = origin.get("files") if isinstance(origin, dict) else None
+    sums = sorted(map(str, files.values())) if isinstance(files, dict) else []
+    aside = _NOT_TEST | ({"path", "labels"} if sums else set())  # a file that was only moved
+    settings = {key: value for key, value in dataset.items() if key not in aside}
+    return json.dumps([settings, sums], sort_keys=True)
+
+
 def _result(data: Mapping[str, Any]) -> EvaluationResult:
     """The flags, once they are known to be flags and to agree with the accuracies beside them."""
     for row in data["flags"].values():
@@ -198,6 +220,7 @@ def _result(data: Mapping[str, Any]) -> EvaluationResult:
             raise CorruptFile("flags must be 0 or 1.")
     result = EvaluationResult.from_dict(data)
     _mapping(result.threat, "threat")
+    _check_parts(result)
     stated = {"clean": data.get("clean_accuracy"), "robust": data.get("robust_accuracy")}
     stated |= _mapping(data.get("attacks", {}), "attacks")
     counted = {"clean": result.clean_accuracy, "robust": result.robust_accuracy} | result.attacks
@@ -208,6 +231,33 @@ def _result(data: Mapping[str, Any]) -> EvaluationResult:
                 f"it says {value:.4f}."
             )
     return result
+
+
+def _check_parts(result: EvaluationResult) -> None:
+    """Refuses suites and curves that contradict themselves or the flags."""
+    if not isinstance(result.planned, int | None):
+        raise CorruptFile(f"planned must be a number of examples; got {result.planned!r:.40}.")
+    for label, suite in result.suites.items():
+        before, stages = result.clean, list(suite.stages.items())
+        if label not in result.survived or not stages:
+            raise CorruptFile(f"suite '{label}' must have stages, and flags of its own name.")
+        for stage, row in (*stages, ("its end", result.survived[label])):
+            if len(row) != len(before) or any(
+                now > then for now, then in zip(row, before, strict=True)
+            ):
+                raise CorruptFile(
+                    f"suite '{label}' must only lose examples; at {stage} it has others."
+                )
+            before = row
+    for curve in result.curves:
+        if not isinstance(curve.axis, str) or not isinstance(curve.attack, str):
+            raise CorruptFile("a curve must name its axis and its attack.")
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in curve.values):
+            raise CorruptFile(f"the {curve.axis} curve of '{curve.attack}' must be over numbers.")
+        if len({len(row) for row in curve.survived}) > 1 or not curve.survived[0]:
+            raise CorruptFile(
+                f"the {curve.axis} curve of '{curve.attack}' must be over the same examples."
+            )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from robustssm.reporting.base import (
     Facts,
     Figure,
     Fold,
+    Judgements,
     Notes,
     Paragraph,
     Section,
@@ -55,6 +56,8 @@ def _blocks(blocks: tuple[Block, ...]) -> Iterator[str]:
                     f"- **{note.label}** ({note.severity}): {escape(note.text)}"
                     for note in block.notes
                 )
+            case Judgements():
+                yield "\n".join(f"- **{i.word}**: {escape(i.text)}" for i in block.items)
             case Table():
                 yield from _table(block)
             case Figure():
@@ -93,6 +96,8 @@ def _table(table: Table) -> Iterator[str]:
                 entries = (_cell(row.cells[at]) for at in chosen)
                 lines.append(f"| {escape(row.head)} | {' | '.join(entries)} |")
         yield "\n".join(lines)
+    if table.notes:
+        yield "\n".join(f"- {escape(note)}" for note in table.notes)
 
 
 def _line(texts: list[str]) -> str:
@@ -101,7 +106,9 @@ def _line(texts: list[str]) -> str:
 
 def _cell(cell: Cell) -> str:
     value = escape(cell.value)
-    parts = [f"~~{value}~~ invalid" if cell.state == "invalid" else value]
+    bold = f"**{value}**" if cell.tone else value
+    shown = {"invalid": f"~~{value}~~ invalid", "suspicious": f"{value} suspicious"}
+    parts = [shown.get(cell.state, bold)]
     if cell.details:
         opening, *rest = cell.details
         parts.append(escape(", ".join([opening, *rest])))

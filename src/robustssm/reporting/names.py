@@ -23,13 +23,26 @@ RULES = {
 }
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 
+SUITES = {
+    "autoattack_standard": "AutoAttack",
+    "autoattack_plus": "AutoAttack+",
+    "autoattack_rand": "AutoAttack-rand",
+    "autoattack_adapted": "AutoAttack (adapted)",
+    "autoattack_plus_adapted": "AutoAttack+ (adapted)",
+    "autoattack_rand_adapted": "AutoAttack-rand (adapted)",
+    "quick": "quick: APGD-CE + APGD-T, an upper bound",
+}
+"""Label of a suite of attacks to its name. Nothing else may be called AutoAttack."""
+
 _ATTACK_WORDS = {
     "pgd": "PGD",
+    "pgd_released": "Released PGD",
     "fgsm": "FGSM",
     "apgd": "APGD",
+    "apgd_targeted": "APGD-T",
     "fab": "FAB",
+    "fab_targeted": "FAB-T",
     "square": "Square",
-    "autoattack": "AutoAttack",
     "ce": "CE",
     "dlr": "DLR",
     "t": "T",
@@ -66,22 +79,35 @@ def structure(layer: Mapping[str, Any]) -> str:
 
 def attack(label: str) -> str:
     """The label of an attack in capitals where they are usual: "pgd-10" becomes "PGD-10"."""
+    if label in SUITES:
+        return SUITES[label]
     return "-".join(_ATTACK_WORDS.get(word, word) for word in label.split("-"))
 
 
 def threat(settings: Mapping[str, Any]) -> str:
-    """What the attacker may do, "ℓ∞, ε = 8/255, inputs in [0, 1]"."""
-    rest = dict(settings)
+    """What the attacker may do, "ℓ∞, ε = 8/255, inputs in [0, 1], first 16 positions"."""
+    rest = {key: value for key, value in settings.items() if value is not None}
     parts = []
     if "norm" in rest:
         norm = str(rest.pop("norm"))
         parts.append(NORMS.get(norm, norm))
     if "eps" in rest:
-        parts.append(f"ε = {_radius(rest.pop('eps'))}")
+        parts.append(f"ε = {radius(rest.pop('eps'))}")
     if isinstance(rest.get("bounds"), list | tuple):
         parts.append(f"inputs in [{', '.join(_plain(b) for b in rest.pop('bounds'))}]")
+    parts += [text for key in _RESTRICTIONS if key in rest and (text := _restriction(key, rest))]
     parts += [f"{key} = {_plain(value)}" for key, value in rest.items() if key != "name"]
     return ", ".join(parts) or "not recorded"
+
+
+def radius(eps: Any) -> str:
+    """A radius as papers say it: "8/255" where it is one, else the number."""
+    if not isinstance(eps, int | float):
+        return _plain(eps)
+    levels = eps * 255
+    if len(f"{eps:.12g}") > 5 and levels >= 0.5 and abs(levels - round(levels)) < 1e-6:
+        return f"{round(levels)}/255"
+    return _plain(eps)
 
 
 def rank(known: Mapping[str, str], label: str) -> tuple[int, str]:
@@ -114,13 +140,44 @@ def _visible(character: str) -> str:
     return "\N{REPLACEMENT CHARACTER}" if hidden or turns else character
 
 
-def _radius(eps: Any) -> str:
-    if not isinstance(eps, int | float):
-        return _plain(eps)
-    levels = eps * 255
-    if len(f"{eps:.12g}") > 5 and levels >= 0.5 and abs(levels - round(levels)) < 1e-6:
-        return f"{round(levels)}/255"
-    return _plain(eps)
+_RESTRICTIONS = ("window", "channels", "channel_scales", "band")
+
+
+def _restriction(key: str, rest: dict[str, Any]) -> str:
+    """Takes a restriction out of `rest` and says it; leaves what it cannot read, and says ""."""
+    value = rest[key]
+    if key == "window" and isinstance(value, Mapping) and set(value) <= _WINDOW:
+        text = _window(value)
+    elif key == "band" and isinstance(value, Mapping) and set(value) <= _BAND:
+        low, high = _plain(value.get("low", 0.0)), _plain(value.get("high", 1.0))
+        text = f"frequencies {low} to {high} (1: half the sampling rate)"
+    elif key == "channels" and isinstance(value, list | tuple) and value:
+        text = f"channel{'s' if len(value) > 1 else ''} {_listed(value)} only"
+    elif key == "channel_scales" and isinstance(value, list | tuple):
+        text = f"ε of the channels times {_listed(value)}"
+    else:
+        return ""
+    del rest[key]
+    return text
+
+
+_WINDOW, _BAND = {"name", "length", "where", "stride"}, {"name", "low", "high"}
+
+
+def _window(window: Mapping[str, Any]) -> str:
+    where, length = window.get("where", "prefix"), _plain(window.get("length", "?"))
+    positions = f"{length} position{'' if length == '1' else 's'}"
+    if where in ("prefix", "suffix"):
+        return f"{'first' if where == 'prefix' else 'last'} {positions}"
+    if where != "anywhere":
+        return f"{positions} ({_plain(where)})"
+    stride = window.get("stride", 1)
+    steps = "" if stride == 1 else f", starting at every {_plain(stride)}th"
+    return f"any {length} consecutive positions{steps}"
+
+
+def _listed(values: list[Any] | tuple[Any, ...]) -> str:
+    return ", ".join(_plain(value) for value in values)
 
 
 def _plain(value: Any) -> str:

@@ -1,23 +1,27 @@
 """The overview: the paper's main table and training curves from the records of a set of runs."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from robustssm.core.config import register, settings
-from robustssm.records import Flagged
-from robustssm.reporting import cells, figures, tables
+from robustssm.reporting import (
+    cells,
+    comparison,
+    curves,
+    details,
+    figures,
+    inflation,
+    names,
+    notes,
+    tables,
+)
 from robustssm.reporting.base import (
     Block,
     Cell,
-    Code,
     Document,
-    Facts,
     Figure,
-    Fold,
-    Note,
     Notes,
     Paragraph,
     Report,
@@ -27,6 +31,7 @@ from robustssm.reporting.base import (
     Table,
 )
 from robustssm.reporting.cells import Group
+from robustssm.reporting.notes import Marks, Noted
 from robustssm.reporting.runs import LeftOut, Run, Runs
 
 
@@ -46,14 +51,24 @@ class Overview(Report):
         """The document; the same runs give the same document."""
         groups = cells.groups(runs.finished)
         ordered = _in_order(runs.finished, groups)
-        noted = _notes(ordered)
-        marks = _marks(noted)
+        noted = notes.of(ordered)
+        marks = notes.marks(noted)
         made = [
             Section(name="about", title="What this is", blocks=_about(runs, groups, noted)),
             Section(
                 name="accuracy",
                 title="Accuracy, clean and under attack",
-                blocks=tuple(self._accuracy(groups, noted, marks)),
+                blocks=tuple(self._accuracy(groups, ordered, noted, marks)),
+            ),
+            Section(
+                name="comparison",
+                title="Is the difference more than chance?",
+                blocks=tuple(self._comparison(groups, marks)),
+            ),
+            Section(
+                name="strength",
+                title="Robust accuracy by radius",
+                blocks=tuple(self._strength(groups)),
             ),
             Section(
                 name="curves", title="Training curves", blocks=tuple(_overview_figures(groups))
@@ -72,10 +87,11 @@ class Overview(Report):
         return Document(title=self.title, sections=tuple(s for s in made if s.blocks))
 
     def _accuracy(
-        self, groups: Sequence[Group], noted: Sequence["_Noted"], marks: tables.Marks
+        self, groups: Sequence[Group], runs: Sequence[Run], noted: Sequence[Noted], marks: Marks
     ) -> Iterator[Block]:
+        yield notes.summary(runs)
         if noted:
-            yield Notes(notes=tuple(note for _, _, note in noted))
+            yield Notes(notes=tuple(each.note for each in noted))
         yield tables.headline(groups, marks=marks, level=self.level)
         for text in _remarks(groups):
             yield Paragraph(text=text)
@@ -96,30 +112,37 @@ class Overview(Report):
                 ),
             )
 
-    def _runs(
-        self, runs: Sequence[Run], noted: Sequence["_Noted"], marks: tables.Marks
-    ) -> Iterator[Block]:
+    def _comparison(self, groups: Sequence[Group], marks: Marks) -> Iterator[Block]:
+        made = (
+            comparison.table(groups, marks=marks, level=self.level),
+            inflation.table(groups, marks=marks, level=self.level),
+        )
+        yield from (table for table in made if table is not None)
+
+    def _strength(self, groups: Sequence[Group]) -> Iterator[Block]:
+        for number, (section, members) in enumerate(_sections(groups), 1):
+            for place, (family, having) in enumerate(curves.families(members).items(), 1):
+                structures = list(dict.fromkeys(group.structure for group in having))
+                methods = dict.fromkeys(group.method for group in tables.by_method(having))
+                yield Figure(
+                    name=f"radii-{number}-{place}",
+                    title=f"Robust accuracy by radius, {section[0]}",
+                    caption=(
+                        f"{section[0]}, {section[1]}: best checkpoints under "
+                        f"{names.attack(family[0])}, at other radii. Bands: {self.level:.0%} "
+                        "Wilson interval of one run; several seeds: mean and range."
+                    ),
+                    panels=tuple(
+                        curves.comparison(having, family, method, structures, level=self.level)
+                        for method in methods
+                    ),
+                )
+
+    def _runs(self, runs: Sequence[Run], noted: Sequence[Noted], marks: Marks) -> Iterator[Block]:
         targets = {run.name: f"run-{number}" for number, run in enumerate(runs, 1)}
         yield tables.index(runs, targets, marks=marks, level=self.level)
         for run in runs:
-            own = tuple(note for name, _, note in noted if name == run.name)
-            blocks: list[Block] = [Notes(notes=own, repeated=True)] if own else []
-            blocks.append(tables.of_run(run, marks=marks, level=self.level))
-            blocks.append(_run_figure(run, targets[run.name]))
-            blocks.append(Facts(items=tuple(_facts(run))))
-            blocks.append(
-                Fold(
-                    name=f"{targets[run.name]}-settings",
-                    summary="All settings",
-                    blocks=(Code(text=json.dumps(run.experiment, indent=1, ensure_ascii=False)),),
-                )
-            )
-            what = f"{run.dataset}, {run.structure}, {run.method}, seed {run.seed}"
-            yield Fold(name=targets[run.name], summary=f"{run.name}: {what}", blocks=tuple(blocks))
-
-
-_Noted = tuple[str, tuple[str, ...], Note]
-"""Name of a run, checkpoints, and the note on them."""
+            yield details.fold(run, targets[run.name], noted, marks=marks, level=self.level)
 
 
 def _in_order(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:
@@ -128,39 +151,14 @@ def _in_order(runs: Sequence[Run], groups: Sequence[Group]) -> list[Run]:
     return sorted(runs, key=lambda run: (place.get(run.name, len(groups)), run.seed, run.name))
 
 
-def _notes(runs: Sequence[Run]) -> list[_Noted]:
-    noted: list[_Noted] = []
-    for run in runs:
-        concerned: dict[Flagged, list[str]] = {}
-        for checkpoint, sign in run.warnings:
-            concerned.setdefault(sign, []).append(checkpoint)
-        for sign, checkpoints in concerned.items():
-            which = " and ".join(checkpoints)
-            place = f"{run.dataset}, {run.structure}, {run.method}, {which} of {run.name}"
-            severity = "invalid" if sign.severity == "invalid" else "warning"
-            label = f"w{len(noted) + 1}"
-            text = f"{place}: {sign.message} ({sign.name})"
-            note = Note(label=label, text=text, severity=severity)
-            noted.append((run.name, tuple(checkpoints), note))
-    return noted
-
-
-def _marks(noted: Sequence[_Noted]) -> dict[tuple[str, str], dict[str, str]]:
-    marks: dict[tuple[str, str], dict[str, str]] = {}
-    for run, checkpoints, note in noted:
-        for checkpoint in checkpoints:
-            marks.setdefault((run, checkpoint), {})[note.label] = note.severity
-    return marks
-
-
-def _about(runs: Runs, groups: Sequence[Group], noted: Sequence[_Noted]) -> tuple[Block, ...]:
+def _about(runs: Runs, groups: Sequence[Group], noted: Sequence[Noted]) -> tuple[Block, ...]:
     data = "; ".join(
         f"{dataset} ({tables.sizes([r for g in members for r in g.runs])} test examples) "
         f"against {threat}"
         for (dataset, threat), members in _sections(groups)
     )
     rules = "; ".join(sorted({run.selection for run in runs.finished}))
-    invalid = sum(note.severity == "invalid" for _, _, note in noted)
+    invalid = sum(each.note.severity == "invalid" for each in noted)
     signs = "No reliability warnings."
     if noted:
         signs = (
@@ -216,49 +214,6 @@ def _overview_figures(groups: Sequence[Group]) -> Iterator[Block]:
                     panels=(figures.overview(members, quantity),),
                     wide=True,
                 )
-
-
-def _run_figure(run: Run, name: str) -> Block:
-    drawn: list[figures.Quantity] = [q for q in figures.QUANTITIES if figures.has_curves([run], q)]
-    if not drawn:
-        return Paragraph(text="No figures were recorded at the end of epochs: there are no curves.")
-    return Figure(
-        name=f"{name}-curves",
-        title=f"Training curves of {run.name}",
-        caption="Loss and accuracy at the end of each epoch.",
-        panels=tuple(figures.run_curves(run, quantity) for quantity in drawn),
-    )
-
-
-def _facts(run: Run) -> Iterator[tuple[str, str]]:
-    origin = run.provenance
-    yield "Recipe", run.recipe
-    if run.overrides:
-        yield "Changed settings", ", ".join(f"{k} = {v}" for k, v in run.overrides.items())
-    yield "Command", origin.command
-    yield "Seed", str(run.seed)
-    yield "Best checkpoint chosen by", run.selection
-    for name, checkpoint in run.checkpoints.items():
-        yield f"Epoch of {name}", _known(checkpoint.epoch)
-    yield "Commit", _known(origin.commit)
-    yield "Versions", ", ".join(_versions(origin.version, origin.packages))
-    yield "Device", origin.device
-    yield "Started", origin.started
-    yield "Seconds", _known(origin.seconds)
-    speeds = [r.values["images_per_second"] for r in run.epochs if "images_per_second" in r.values]
-    if speeds:
-        yield "Images per second", f"{sorted(speeds)[len(speeds) // 2]:.0f} (median over epochs)"
-    for key, value in run.further.items():
-        if value not in ([], {}, "", None):
-            yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _versions(own: str, packages: Mapping[str, str]) -> list[str]:
-    return [f"robustssm {own}", *(f"{name} {version}" for name, version in packages.items())]
-
-
-def _known(value: object) -> str:
-    return "not recorded" if value is None else str(value)
 
 
 def _count(number: int, thing: str) -> str:

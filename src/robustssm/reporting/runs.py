@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from robustssm.records import EvaluationResult, Flagged, Provenance, StepRecord
 from robustssm.reporting import names
+from robustssm.reporting.verdicts import Verdict, verdict, worst
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class Run:
     """How "best" was chosen, in words."""
     test_size: int | None = None
     """Examples of the whole test set, where that is on record."""
+    examples: str = ""
+    """Equal for runs that were evaluated on the same examples in the same order, except that one
+    may have taken fewer of them."""
 
     @property
     def dataset(self) -> str:
@@ -61,6 +65,15 @@ class Run:
     def threat(self) -> Mapping[str, Any]:
         """What the attacker may do in the evaluation."""
         return next(iter(self.checkpoints.values())).result.threat
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict on its checkpoints."""
+        return worst([self.verdict_on(name) for name in self.checkpoints])
+
+    def verdict_on(self, checkpoint: str) -> Verdict:
+        """The verdict on "best" or "last"."""
+        return verdict(self.checkpoints[checkpoint].result)
 
     @property
     def warnings(self) -> tuple[tuple[str, Flagged], ...]:

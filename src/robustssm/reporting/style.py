@@ -19,6 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 CLEAN, ADVERSARIAL = "#0072b2", "#d55e00"
 INK, MUTED, GRID, PAPER = "#1b1b1f", "#66666e", "#dcdce1", "#ffffff"
+SERIES = ("#00806b", "#8a3fa0", "#8f6a00", "#c2376b", "#4059b5", "#5a5a5a")
+"""Colours for things of one kind, none of which says clean or adversarial; markers go with them."""
 VARIABLES = {
     CLEAN: "--clean",
     ADVERSARIAL: "--adversarial",
@@ -26,6 +28,7 @@ VARIABLES = {
     MUTED: "--muted",
     GRID: "--line",
     PAPER: "--paper",
+    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)},
 }
 """Colour to the CSS variable that a page replaces it by, for a dark ground."""
 

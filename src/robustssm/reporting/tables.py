@@ -3,13 +3,11 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from robustssm.reporting import cells, names
+from robustssm.reporting import cells, names, verdicts
 from robustssm.reporting.base import MISSING, Cell, Row, RowGroup, Table
 from robustssm.reporting.cells import CLEAN, WORST, Group
+from robustssm.reporting.notes import Marks, below
 from robustssm.reporting.runs import Run
-
-Marks = Mapping[tuple[str, str], Mapping[str, str]]
-"""(name of a run, checkpoint) to {label of a note: its severity}."""
 
 _FIRST_ATTACK = "pgd-10"  # as in the paper; the others follow in the order of the evaluation
 
@@ -38,6 +36,7 @@ def headline(groups: Sequence[Group], *, marks: Marks, level: float) -> Table:
             _section([g for g in groups if g.section == section], methods, keys, marks, level)
             for section in sections
         ),
+        notes=below([run for group in groups for run in group.runs], keys),
     )
 
 
@@ -51,14 +50,18 @@ def of_run(run: Run, *, marks: Marks, level: float) -> Table:
     """
     rows = []
     for key in metrics([run]):
-        best, last, gap = _triple([run], key, marks, level)
+        best, last, gap = _triple([run], key, marks, level, tested=True)
         entries = (_counted(run, "best", key, best), _counted(run, "last", key, last), gap)
         rows.append(Row(head=metric_name(key), cells=entries))
     return Table(
-        caption=f"Accuracy in percent, {level:.0%} intervals over examples, and counts.",
+        caption=(
+            f"Accuracy in percent, {level:.0%} intervals over examples, and counts. Diff: Best "
+            "minus Last, in points, with McNemar's exact p."
+        ),
         corner="Under",
         columns=(("Best",), ("Last",), ("Diff",)),
         groups=(RowGroup(rows=tuple(rows)),),
+        notes=below([run], metrics([run])),
     )
 
 
@@ -75,22 +78,25 @@ def index(runs: Sequence[Run], targets: Mapping[str, str], *, marks: Marks, leve
     for run in runs:
         clean, worst = (_triple([run], key, marks, level)[0] for key in (CLEAN, WORST))
         best = run.checkpoints.get("best")
-        words = (run.dataset, run.structure, run.method, str(run.seed))
+        words = (run.dataset, run.structure, run.method)
         chosen = "-" if best is None or best.epoch is None else str(best.epoch)
-        counts = (chosen, str(run.epochs[-1].epoch) if run.epochs else "-")
+        counts = (str(run.seed), chosen, str(run.epochs[-1].epoch) if run.epochs else "-")
         took = "-" if run.provenance.seconds is None else f"{run.provenance.seconds:.0f}"
-        plain = tuple(Cell(value=text) for text in (*words, *counts, took))
-        rows.append(Row(head=run.name, cells=(*plain, clean, worst), target=targets[run.name]))
-    heads = ("Data", "Structure", "Method", "Seed", "Best epoch", "Epochs", "Seconds")
+        facts = tuple(Cell(value=text) for text in (*counts, took))
+        entries = (_verdict(run), *(Cell(value=text) for text in words), *facts, clean, worst)
+        rows.append(Row(head=run.name, cells=entries, target=targets[run.name]))
+    heads = ("Verdict", "Data", "Structure", "Method", "Seed", "Best epoch", "Epochs", "Seconds")
     return Table(
         caption=(
             "Finished runs. Clean and robust accuracy of the best checkpoint, in percent with "
-            f"{level:.0%} intervals; robust: right on the clean example and under every attack."
+            f"{level:.0%} intervals; robust: right on the clean example and under every attack. "
+            "Verdict: whether the evaluation can be believed, by the worse of its checkpoints."
         ),
         corner="Run",
         columns=tuple((head,) for head in (*heads, "Clean", "Robust")),
-        words=3,
+        words=4,
         groups=(RowGroup(rows=tuple(rows)),),
+        notes=below(runs, metrics(runs)),
     )
 
 
@@ -154,7 +160,9 @@ def _attacked_by(run: Run, labels: set[str]) -> bool:
     return all(labels <= set(c.result.survived) for c in run.checkpoints.values())
 
 
-def _triple(runs: Sequence[Run], key: str, marks: Marks, level: float) -> tuple[Cell, Cell, Cell]:
+def _triple(
+    runs: Sequence[Run], key: str, marks: Marks, level: float, *, tested: bool = False
+) -> tuple[Cell, Cell, Cell]:
     if not runs:
         return MISSING, MISSING, MISSING
     on: dict[str, dict[str, str]] = {"best": {}, "last": {}}
@@ -165,8 +173,18 @@ def _triple(runs: Sequence[Run], key: str, marks: Marks, level: float) -> tuple[
     return (
         cells.accuracy(runs, "best", key, level=level, marks=on["best"]),
         cells.accuracy(runs, "last", key, level=level, marks=on["last"]),
-        cells.difference(runs, key, level=level, marks=on["best"] | on["last"]),
+        cells.difference(runs, key, level=level, marks=on["best"] | on["last"], tested=tested),
     )
+
+
+def _verdict(run: Run) -> Cell:
+    """The worst verdict; which checkpoint it is on where the other has a better one; if partial."""
+    word = run.verdict
+    which = [name for name in run.checkpoints if run.verdict_on(name) == word]
+    details = () if len(which) == len(run.checkpoints) else (" and ".join(which),)
+    if any(verdicts.partial(c.result) for c in run.checkpoints.values()):
+        details += ("partial",)
+    return Cell(value=word, details=details, tone=word)
 
 
 def _counted(run: Run, checkpoint: str, key: str, cell: Cell) -> Cell:
