@@ -1,5 +1,6 @@
 """FAB: the reference's distances, optima of linear models, and laws of batches, units and masks."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -31,12 +32,15 @@ def search(attack, model, x, y, threat, *, seed=0, mask=None):
 
 
 def fooled(attack, model, x, y, threat, *, seed=0, size=500):
-    """Flags as an evaluation takes them, in batches of `size`."""
-    flags, noise = [], Noise(seed, torch.arange(len(x)))
+    """Flags of candidates that are searched for in batches of `size`, and judged in one.
+
+    Candidates are so near to the boundary that rounding in the net, which differs from batch size
+    to batch size, can decide: one of 500 under l2 leads by 9e-7 only.
+    """
+    found, noise = [], Noise(seed, torch.arange(len(x)))
     for rows in torch.arange(len(x)).split(size):
-        adv = attack(model, x[rows], y[rows], threat=threat, noise=noise.select(rows))
-        flags.append(divergence.wrong(model(adv), y[rows]))
-    return torch.cat(flags)
+        found.append(attack(model, x[rows], y[rows], threat=threat, noise=noise.select(rows)))
+    return divergence.wrong(model(torch.cat(found)), y)
 
 
 def compare_with_reference(norm, kind, steps, count):
@@ -108,11 +112,11 @@ def test_verdicts_on_the_nearest_survivors_are_those_of_the_reference(norm, eps)
 @pytest.mark.parametrize("kind", BOTH)
 def test_the_same_are_fooled_however_it_batches_and_stops(kind, norm, eps):
     net, x, y, _ = net_and_data()
-    x, y = x[:12], y[:12]
-    more = {"steps": 6, "restarts": 2} | ({"targets": 3} if kind == "targeted" else {})
+    x, y = x[:10], y[:10]
+    more = {"steps": 4, "restarts": 2} | ({"targets": 3} if kind == "targeted" else {})
     threat = Threat(norm=norm, eps=eps)
     usual = fooled(BOTH[kind](**more), net, x, y, threat)
-    assert 1 < usual.sum() < 11, "some must be fooled, some not"
+    assert 1 < usual.sum() < 9, "some must be fooled, some not"
     for other in ({"stop_early": False}, {"together": False}, {"size": 5}, {"size": 1}):
         other = dict(other)
         size = other.pop("size", 500)
@@ -186,8 +190,9 @@ def test_a_linear_model_far_from_the_bounds_falls_at_its_margin_over_the_dual_no
 def test_finds_the_nearest_point_in_the_box_for_any_number_of_classes(norm, kind, classes):
     model = Affine(classes, (6,), seed=classes)
     exact = model.nearest(norm, 0.0, 1.0)
-    attack = BOTH[kind](steps=30, stop_early=False)
-    found = search(attack, model, model.x, model.y, Threat(norm=norm, eps=1))
+    attack = BOTH[kind](steps=12, stop_early=False)
+    threat = Threat(norm=norm, eps=1e-9)
+    found = search(attack, model, model.x, model.y, threat)
     reachable = exact.isfinite()
     assert reachable.sum() > 6
     ours = -found.loss
@@ -196,6 +201,9 @@ def test_finds_the_nearest_point_in_the_box_for_any_number_of_classes(norm, kind
     assert (ours.isinf() == (found.part == -1)).all()
     highest = min(9, classes - 1) if kind == "targeted" else 1
     assert found.part.max() < highest
+    if classes in (2, 4):
+        apart = dataclasses.replace(attack, together=False)
+        assert torch.equal(search(apart, model, model.x, model.y, threat).part, found.part)
 
 
 @pytest.mark.parametrize("shape", [(6,), (5,), (5, 3), (2, 3, 4)], ids=str)
@@ -213,13 +221,14 @@ def test_other_bounds_are_the_unit_cube_in_other_units(norm, kind, shape):
 
     x = Noise(3).uniform(10, *shape, dtype=torch.float64)
     y, attack = unit(x).argmax(1), BOTH[kind](steps=6, restarts=2)
-    for eps in (0.02, 0.2):
-        here = search(attack, unit, x, y, Threat(norm=norm, eps=eps))
-        wide = Threat(norm=norm, eps=2 * eps, bounds=(-1.0, 1.0))
-        there = search(attack, other, 2 * x - 1, y, wide)
-        assert torch.equal(here.wrong, there.wrong) and torch.equal(here.part, there.part)
-        torch.testing.assert_close(there.points, 2 * here.points - 1, rtol=0, atol=1e-9)
-        torch.testing.assert_close(there.loss, 2 * here.loss, rtol=1e-9, atol=1e-9)
+    eps = {"linf": 0.02, "l2": 0.03, "l1": 0.1}[norm]
+    here = search(attack, unit, x, y, Threat(norm=norm, eps=eps))
+    wide = Threat(norm=norm, eps=2 * eps, bounds=(-1.0, 1.0))
+    there = search(attack, other, 2 * x - 1, y, wide)
+    assert 0 < here.wrong.sum() < 10, "some must be fooled, some not"
+    assert torch.equal(here.wrong, there.wrong) and torch.equal(here.part, there.part)
+    torch.testing.assert_close(there.points, 2 * here.points - 1, rtol=0, atol=1e-9)
+    torch.testing.assert_close(there.loss, 2 * here.loss, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -237,7 +246,7 @@ def test_what_is_masked_never_moves_and_the_rest_does_as_well_as_alone(norm, kin
         seen.append(z.detach().clone())
         return model(z)
 
-    attack = BOTH[kind](steps=30, stop_early=False, together=False)
+    attack = BOTH[kind](steps=12, stop_early=False, together=False)
     found = search(attack, spy, model.x, model.y, Threat(norm=norm, eps=1e-9), mask=mask)
     assert all(torch.equal(z[:, ~free], model.x[:, ~free]) for z in seen)
     apart = search(attack, alone, alone.x, model.y, Threat(norm=norm, eps=1e-9))
@@ -270,10 +279,45 @@ def test_a_flat_or_broken_gradient_leaves_the_input(norm, kind):
     def broken(z):
         return level + (z - z.detach()).abs().sum(1, keepdim=True).sqrt()  # slope 0 times infinity
 
-    for model in (flat, broken):
-        found = search(BOTH[kind](steps=3, restarts=2), model, x, y, Threat(norm=norm, eps=0.1))
+    def steep(z):
+        return level + torch.tensor([0.0, 1.0, 0.0]) * (z - z.detach()).sqrt().sum(1, keepdim=True)
+
+    for model in (flat, broken, steep):
+        seen = []
+
+        def spy(z, model=model, seen=seen):
+            seen.append(z.detach().clone())
+            return model(z)
+
+        threat = Threat(norm=norm, eps=0.1)
+        search(BOTH[kind](steps=3), spy, x, y, threat)
+        assert all(torch.equal(z, x.repeat(len(z) // 3, 1)) for z in seen)
+        found = search(BOTH[kind](steps=3, restarts=2), model, x, y, threat)
         assert torch.equal(found.points, x) and not found.wrong.any()
         assert (found.loss == -torch.inf).all() and (found.part == -1).all()
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("norm", NORMS)
+def test_classes_that_tie_or_cannot_be_reached_do_not_disturb_the_others(norm, kind):
+    """Class 2 repeats class 0, class 3 is masked out with minus infinity."""
+    pair, seen = Affine(2, (6,), seed=4), []
+
+    def model(z):
+        seen.append(z.detach().clone())
+        logits = pair(z)
+        never = torch.full_like(logits[:, :1], -torch.inf)
+        return torch.cat((logits, logits[:, :1], never), 1)
+
+    rows = (pair.y == 0) & pair.nearest(norm, 0.0, 1.0).isfinite()
+    x, y = pair.x[rows], pair.y[rows]
+    assert len(x) > 2
+    attack, threat = BOTH[kind](steps=8, stop_early=False), Threat(norm=norm, eps=1e-9)
+    alone, found = search(attack, pair, x, y, threat), search(attack, model, x, y, threat)
+    torch.testing.assert_close(found.points, alone.points, rtol=0, atol=1e-12)
+    assert found.loss.isfinite().all()
+    if kind == "targeted":  # the last third of the rows is after class 3
+        assert torch.equal(seen[-1][2 * len(x) :], x)
 
 
 def test_what_is_wrong_from_the_start_costs_one_pass():
@@ -299,15 +343,21 @@ def test_costs_what_it_says(kind, classes, together):
 
 
 def test_an_example_stops_with_the_first_of_its_targets_that_falls():
-    model = Affine(4, (6,))
-    eps = 1.2 * float(model.nearest("linf", 0.0, 1.0).max())
-    counts = []
+    """The second class is near; the third is never reached, and lies the other way."""
+    w = torch.tensor([[0.0] * 4, [1.0] * 4, [-0.01] * 4], dtype=torch.float64)
+
+    def model(z):
+        return z @ w.T - torch.tensor([0.0, 2.5, 5.0], dtype=torch.float64)
+
+    x = torch.full((3, 4), 0.5, dtype=torch.float64)
+    y, passes = torch.zeros(3, dtype=torch.int64), []
     for early in (True, False):
         access = Access(model)
         attack = FABTargeted(steps=50, stop_early=early)
-        assert search(attack, access, model.x, model.y, Threat(eps=eps)).wrong.all()
-        counts.append(access.ledger.forwards)
-    assert counts[0] < counts[1] / 10
+        found = search(attack, access, x, y, Threat(eps=0.2))
+        assert found.wrong.all() and (found.part == 0).all()
+        passes.append(access.ledger.forwards / 3)
+    assert passes == [1 + 2 * 2, 1 + 2 * 2 * 50]
 
 
 @pytest.mark.parametrize("norm, eps", [("linf", 0.2), ("l2", 0.5), ("l1", 1.0)])

@@ -183,13 +183,13 @@ def test_equals_the_solution_by_sorting(norm, case):
 @pytest.mark.parametrize("d", [15, 16, 17, 90])
 def test_l1_uses_the_largest_weights_first_however_many_it_needs(d):
     """Equal rooms of 1/2: k coordinates in full and a fraction of the next, in order of |w|."""
-    for used in (0.3, d / 2 + 0.25, d - 0.5):
+    for used in (0.3, d / 2 + 0.25, d - 0.5, d + 3):
         w = torch.arange(1, d + 1, dtype=torch.float64).roll(5) * (-1.0) ** torch.arange(d)
         points = torch.full((1, d), 0.5, dtype=torch.float64)
         order = w.abs().argsort(descending=True)
         expected = torch.zeros(d, dtype=torch.float64)
         expected[order] = 0.5 * (used - torch.arange(d, dtype=torch.float64)).clamp(0, 1)
-        b = (w * points[0]).sum() + (w.abs() * expected).sum()
+        b = (w * points[0]).sum() + (w.abs() * expected).sum() + max(0, used - d)
         zero = torch.zeros_like(points)
         found = solve(points, w[None], b[None], zero, zero + 1, "l1")
         torch.testing.assert_close(found[0], points[0] + w.sign() * expected, rtol=0, atol=1e-12)

@@ -1,5 +1,7 @@
 """What an attacker has of a model: logits and input gradients, in pieces that fit, and counted."""
 
+import itertools
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -72,6 +74,10 @@ class Access:
         """The argument itself if it is one already, so that counts and limits are kept."""
         return logits if isinstance(logits, Access) else cls(logits)
 
+    def apart(self) -> "Access":
+        """The same function under the same limits, with counts of its own: for another thread."""
+        return Access(self._logits, Ledger(rows=self.ledger.rows, deadline=self.ledger.deadline))
+
     def frozen(self) -> AbstractContextManager[object]:
         """The function's own `frozen` context if it has one (`core.types.Freezable`)."""
         return frozen(self._logits)
@@ -83,19 +89,17 @@ class Access:
 
     def __call__(self, points: Float[Tensor, "batch ..."]) -> Tensor:
         """The function itself: one call, whole, with a graph if gradients are on."""
-        if self.ledger.deadline is not None and time.monotonic() > self.ledger.deadline:
-            raise OutOfTime("The time limit was reached.")
-        if self.ledger.on_call is not None:
-            self.ledger.on_call()
-        self.ledger.calls += 1
-        self.ledger.forwards += len(points)
+        self._count(len(points))
         return self._logits(points)
 
-    @torch.no_grad()
     def logits(self, points: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """Logits without a gradient, in the dtype of `points`."""
-        pieces = self._in_pieces(points, lambda _, piece: self(piece).to(points.dtype))
-        return _joined(pieces)
+
+        def work(_: slice, piece: Tensor) -> Tensor:
+            with torch.no_grad():  # of this thread
+                return self._logits(piece).to(piece.dtype)
+
+        return _joined(self._in_pieces(points, work))
 
     def climb(self, points: Float[Tensor, "batch ..."], measure: Measure) -> Climb:
         """Logits, the loss of every row, and its gradient with respect to that row.
@@ -111,17 +115,17 @@ class Access:
             piece = piece.detach().requires_grad_()
             with torch.enable_grad():
                 # A model under autocast answers in less precision than the points have.
-                logits = self(piece).to(piece.dtype)
+                logits = self._logits(piece).to(piece.dtype)
                 loss = measure(logits, at)
             return Climb(logits.detach(), loss.detach(), self._gradient(loss, piece))
 
         pieces = self._in_pieces(points, work)
+        self.ledger.backwards += len(points)
         return Climb(*(_joined(parts) for parts in zip(*pieces, strict=True)))
 
     def _gradient(self, loss: Tensor, piece: Tensor) -> Tensor:
         gradient = None
         if loss.requires_grad:
-            self.ledger.backwards += len(piece)
             (gradient,) = torch.autograd.grad(loss.sum(), piece, allow_unused=True)
         if gradient is None:
             raise ValueError(
@@ -132,22 +136,37 @@ class Access:
         return gradient
 
     def _in_pieces(self, points: Tensor, work: Callable[[slice, Tensor], T]) -> list[T]:
-        results: list[T] = []
-        done = 0
-        while done < len(points) or not results:
-            rows = min(self.ledger.rows or len(points), len(points) - done)
-            at = slice(done, done + rows)
+        while True:
+            at = _slices(len(points), self.ledger.rows)
             try:
-                results.append(work(at, points[at]))
+                return [self._counted(work, rows, points[rows]) for rows in at]
             except RuntimeError as error:  # torch.OutOfMemoryError is one
-                if rows <= 1 or not ran_out_of_memory(error):
+                longest = max(rows.stop - rows.start for rows in at)
+                if longest <= 1 or not ran_out_of_memory(error):
                     raise
-                self.ledger.rows = rows // 2
+                self.ledger.rows = longest // 2
                 if points.is_cuda:
                     torch.cuda.empty_cache()
-                continue
-            done += rows
-        return results
+
+    def _counted(self, work: Callable[[slice, Tensor], T], rows: slice, piece: Tensor) -> T:
+        self._count(len(piece))
+        return work(rows, piece)
+
+    def _count(self, rows: int) -> None:
+        ledger = self.ledger
+        if ledger.deadline is not None and time.monotonic() > ledger.deadline:
+            raise OutOfTime("The time limit was reached.")
+        if ledger.on_call is not None:
+            ledger.on_call()
+        ledger.calls += 1
+        ledger.forwards += rows
+
+
+def _slices(n: int, rows: int | None) -> list[slice]:
+    """Pieces of nearly equal length, at most `rows` each; one empty piece for nothing."""
+    count = max(1, math.ceil(n / rows)) if rows else 1
+    ends = [n * k // count for k in range(count + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def frozen(logits: LogitsFn) -> AbstractContextManager[object]:

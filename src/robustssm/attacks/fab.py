@@ -174,8 +174,7 @@ class _Boundary(Attack):
         near, far = hyperplanes.length(ways, region.norm).chunk(2)
         alpha = torch.where(near + far > 0, near / (near + far), 1.0).clamp(max=self.alpha_max)
         first, second = (starts + self.eta * ways).chunk(2)
-        mixed = (1 - alpha)[:, None] * first + alpha[:, None] * second
-        return mixed.clamp(low, high).reshape(rows.at.shape)
+        return torch.lerp(first, second, alpha[:, None]).clamp(low, high).reshape(rows.at.shape)
 
     def _plane(self, model: Access, rows: _Rows) -> _Plane:
         """The nearest hyperplane among those of the rivals; the first of equals."""

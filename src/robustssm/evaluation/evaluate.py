@@ -26,6 +26,7 @@ def evaluate(
     streams: Streams | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
+    concurrent: bool | None = None,
     journal: Path | None = None,
     resume: bool | None = False,
     max_seconds: float | None = None,
@@ -58,6 +59,9 @@ def evaluate(
         batch_size: Examples that go through the attacks together; 256 if None. How many rows a
             pass takes at most is found from the memory that one needs.
         device: Where batches are sent, the model's; where `x` is, if None.
+        concurrent: Whether several threads may call the model at once, on a CPU; None: if it is
+            made of torch's and our own layers only. Each then attacks a part of the examples, which
+            is faster than sharing every operation, and gives the same bits for any number of them.
         journal: Directory in which finished pieces are kept, with the points that fool the model.
         resume: Go on with the journal that is there. It ends with the same result, byte by byte.
             None: go on if it is of this evaluation, else begin anew.
@@ -86,6 +90,7 @@ def evaluate(
         streams=streams,
         batch_size=batch_size,
         device=device,
+        concurrent=concurrent,
         journal=journal,
         resume=resume,
         progress=progress,

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from robustssm.attacks.threat import Threat
 from robustssm.core.config import to_dict
 from robustssm.core.errors import violation
 from robustssm.core.modes import mode
+from robustssm.core.placement import cpu_threads
 from robustssm.core.rng import Streams
 from robustssm.core.types import LogitsFn
 from robustssm.evaluation import diagnosis, reliability
 from robustssm.evaluation.collect import collect
 from robustssm.evaluation.journal import DiskJournal, Journal
-from robustssm.evaluation.plan import CHUNK, Cost, measure, plan, rows_that_fit
+from robustssm.evaluation.plan import CHUNK, Cost, measure, plan, reentrant, rows_that_fit
 from robustssm.evaluation.problem import Problem, check_data, check_logits, data_hash, model_hash
 from robustssm.evaluation.work import Meter, Progress, Work
 from robustssm.records import EvaluationResult, Flagged
@@ -55,6 +57,7 @@ class Evaluation:
         streams: Streams | None = None,
         batch_size: int | None = None,
         device: torch.device | str | None = None,
+        concurrent: bool | None = None,
         journal: Path | None = None,
         resume: bool | None = False,
         progress: Progress | None = None,
@@ -67,6 +70,8 @@ class Evaluation:
         self._attacks = attacks
         self._streams = streams or Streams(0)
         self._chunk = batch_size or CHUNK
+        on_cpu = torch.device(device or x.device).type == "cpu"
+        self._concurrent = on_cpu and (reentrant(model) if concurrent is None else concurrent)
         self._journal = journal
         self._resume = resume
         self._progress = progress
@@ -80,7 +85,15 @@ class Evaluation:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(mode(self._model, training=False))
             stack.enter_context(frozen(self._model))
+            pool = None
+            if self._concurrent:
+                # Parts on one thread each are faster than every operation shared by all threads.
+                threads = torch.get_num_threads()
+                stack.enter_context(cpu_threads(1))
+                pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
             self._work, self._before, self._nan = self._prepare()
+            if self._concurrent and self._problem.draws == 1:  # draws of a random model have order
+                self._work = dataclasses.replace(self._work, parted=True, pool=pool)
             if self._journal is not None:
                 kept = DiskJournal(self._journal, self._header(), resume=self._resume)
                 self._work = dataclasses.replace(self._work, journal=kept)

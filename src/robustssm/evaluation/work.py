@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -9,12 +10,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from robustssm.attacks.base import Attack
+from robustssm.attacks.base import Attack, Candidates
 from robustssm.core.errors import CorruptFile, OutOfTime
 from robustssm.core.rng import Noise, Streams
 from robustssm.evaluation.journal import Journal, Outcome, Unit
-from robustssm.evaluation.plan import Cost, Job, chunks
-from robustssm.evaluation.problem import Problem
+from robustssm.evaluation.plan import Cost, Job, chunks, parts
+from robustssm.evaluation.problem import Batch, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,10 @@ class Work:
     chunk: int
     journal: Journal
     meter: Meter
+    parted: bool = False
+    """Whether a chunk is attacked in parts."""
+    pool: ThreadPoolExecutor | None = None
+    """Threads that parts may go to; what a part gives does not depend on them."""
 
     def run(self, *, share: int = 0, shares: int = 1) -> list[int]:
         """Finishes every chunk of this share that is not finished; returns the finished chunks.
@@ -195,26 +200,7 @@ class Work:
         rows = torch.cat((left, tried))
         batch, ledger = self.problem.batch(rows), self.problem.access.ledger
         before = (ledger.calls, ledger.forwards, ledger.backwards)
-        forward, backward = before[1:]
-
-        def show() -> None:
-            costs = self.meter.cost
-            under_way = (ledger.forwards - forward) * costs.forward
-            under_way += (ledger.backwards - backward) * costs.backward
-            self.meter.show(min(under_way, self.meter.of(attack, len(rows))))
-
-        ledger.on_call = show
-        try:
-            found = attack.search(
-                self.problem.access,
-                batch.x,
-                batch.y,
-                threat=self.problem.threat,
-                noise=self._noise(job, attack, rows),
-                mask=batch.mask,
-            )
-        finally:
-            ledger.on_call = None
+        found = self._search(job, attack, rows, batch)
         judged = self.problem.judge(found.points, batch.y)
         claimed = (~judged.right[: len(left)]).nonzero().flatten()
         fooled = self._confirmed(found.points, batch.y, claimed)
@@ -234,6 +220,51 @@ class Work:
                 ledger.backwards - before[2],
             ),
         )
+
+    def _search(self, job: Job, attack: Attack, rows: Tensor, batch: Batch) -> Candidates:
+        """Runs the attack, part by part, in as many threads as there are; the ledger has it all."""
+        at = parts(len(rows)) if self.parted else [slice(0, len(rows))]
+        accesses = [self.problem.access.apart() for _ in at]
+        planned = self.meter.of(attack, len(rows))
+
+        def search(number: int) -> Candidates:
+            some = at[number]
+            return attack.search(
+                accesses[number],
+                batch.x[some],
+                batch.y[some],
+                threat=self.problem.threat,
+                noise=self._noise(job, attack, rows[some]),
+                mask=None if batch.mask is None else batch.mask[some],
+            )
+
+        def show() -> None:
+            cost = self.meter.cost
+            under_way = sum(
+                a.ledger.forwards * cost.forward + a.ledger.backwards * cost.backward
+                for a in accesses
+            )
+            self.meter.show(min(under_way, planned))
+
+        if self.pool is None or len(at) == 1:
+            for access in accesses:
+                access.ledger.on_call = show
+            found = [search(number) for number in range(len(at))]
+        else:
+            futures = [self.pool.submit(search, number) for number in range(len(at))]
+            while wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION).not_done:
+                show()
+                if any(f.done() and f.exception() for f in futures):
+                    break
+            for future in futures:
+                future.cancel()  # what has not begun, where another failed
+            found = [future.result() for future in futures if not future.cancelled()]
+        ledger = self.problem.access.ledger
+        for access in accesses:
+            ledger.calls += access.ledger.calls
+            ledger.forwards += access.ledger.forwards
+            ledger.backwards += access.ledger.backwards
+        return Candidates(*(torch.cat(each) for each in zip(*found, strict=True)))
 
     def _confirmed(self, points: Tensor, y: Tensor, claimed: Tensor) -> Tensor:
         """Those of `claimed` that are wrong when classified together, as `verify` will do it.
