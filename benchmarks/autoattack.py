@@ -114,16 +114,15 @@ def problem(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
 
         model, x, y, _ = digits_net()
     else:
-        from robustssm.core.placement import Placement
         from robustssm.experiment import Experiment, read_data
-        from robustssm.experiment.assess import load, test_examples
+        from robustssm.experiment.loading import load_examples, load_model
         from robustssm.experiment.rundir import RunDirectory, read_recipe
 
         experiment = from_dict(Experiment, read_recipe(arguments.run)["experiment"])
         splits = read_data(experiment, arguments.data_dir)
-        placement = Placement("cpu")
-        model = load(experiment, RunDirectory(arguments.run), splits, "best", placement)
-        test = test_examples(experiment, splits, placement)
+        device, run = torch.device("cpu"), RunDirectory(arguments.run)
+        model = load_model(experiment, run, splits, "best", device)
+        test = load_examples(experiment, splits, device)
         x, y = test.x, test.y
     x, y = x[: arguments.n], y[: arguments.n]
     with mode(model, training=False), torch.no_grad():

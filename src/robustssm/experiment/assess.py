@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from robustssm.core.placement import Placement
 from robustssm.core.rng import Streams
 from robustssm.data.base import Splits
-from robustssm.data.batches import Batch, batches
+from robustssm.data.batches import Batch
 from robustssm.evaluation.session import Evaluation
 from robustssm.experiment.display import Display
+from robustssm.experiment.loading import load_examples, load_model
 from robustssm.experiment.rundir import RunDirectory
 from robustssm.experiment.settings import Experiment, build_model
 from robustssm.experiment.shares import share_out
@@ -72,7 +71,7 @@ def assess(
     options = options or Options()
     file = out or run.evaluation
     journals = run.path / "journal" if out is None else out.with_name(f"{out.stem}.journal")
-    test = test_examples(experiment, splits, placement)
+    test = load_examples(experiment, splits, placement.device)
     states = {
         name: checkpoint.read_weights(
             run.checkpoint(name), placement.setup(build_model(experiment, splits))
@@ -87,8 +86,19 @@ def assess(
     for number, name in enumerate(distinct):
         left = None if ends is None else (ends - time.monotonic()) / (len(distinct) - number)
         display.evaluating(checkpoint=name, examples=len(test.y))
+        others = [other for other in distinct if other != name]
         found[name] = _evaluate(
-            experiment, run, splits, test, name, journals / name, placement, display, options, left
+            experiment,
+            run,
+            splits,
+            test,
+            name,
+            others[0] if others else None,
+            journals / name,
+            placement,
+            display,
+            options,
+            left,
         )
     results = {
         name: dataclasses.replace(found.get(name, found["best"]), provenance=provenance).to_dict()
@@ -107,21 +117,6 @@ def assess(
     return record
 
 
-def test_examples(experiment: Experiment, splits: Splits, placement: Placement) -> Batch:
-    """The test examples that an experiment evaluates on, on the device."""
-    rows = min(experiment.evaluation_examples or len(splits.test), len(splits.test))
-    return next(batches(splits.test, order=None, batch_size=rows, device=placement.device))
-
-
-def load(
-    experiment: Experiment, run: RunDirectory, splits: Splits, name: str, placement: Placement
-) -> nn.Module:
-    """The model of a checkpoint."""
-    model = placement.setup(build_model(experiment, splits))
-    checkpoint.read_weights(run.checkpoint(name), model)
-    return model
-
-
 def _difference(best: dict[str, Any], last: dict[str, Any]) -> dict[str, float | None]:
     """Accuracy of "best" minus that of "last"; none where time ran out on other examples."""
     if best["data_hash"] != last["data_hash"]:
@@ -138,15 +133,15 @@ def _evaluate(
     splits: Splits,
     test: Batch,
     name: str,
+    other: str | None,
     journal: Path,
     placement: Placement,
     display: Display,
     options: Options,
     max_seconds: float | None,
 ) -> EvaluationResult:
-    other = next(each for each in CHECKPOINTS if each != name)
     evaluation = Evaluation(
-        load(experiment, run, splits, name, placement),
+        load_model(experiment, run, splits, name, placement.device),
         test.x,
         test.y,
         experiment.attacks,
@@ -171,7 +166,11 @@ def _evaluate(
                 show=display.shared,
             )
         evaluation.run(max_seconds=max_seconds)
-        surrogate = load(experiment, run, splits, other, placement) if options.diagnose else None
+        surrogate = (
+            load_model(experiment, run, splits, other, placement.device)
+            if options.diagnose
+            else None
+        )
         return evaluation.result(
             diagnose=options.diagnose, surrogate=None if surrogate is None else surrogate.eval()
         )

@@ -10,12 +10,11 @@ import torch
 from robustssm.core.config import from_dict, to_dict
 from robustssm.core.placement import cpu_threads, in_processes
 from robustssm.core.rng import Streams
-from robustssm.data.batches import batches
 from robustssm.evaluation.journal import DiskJournal
 from robustssm.evaluation.session import Evaluation
+from robustssm.experiment.loading import load_examples, load_model
 from robustssm.experiment.rundir import RunDirectory
-from robustssm.experiment.settings import Experiment, build_model, read_data
-from robustssm.training import checkpoint
+from robustssm.experiment.settings import Experiment, read_data
 
 
 def share_out(
@@ -82,10 +81,8 @@ def _work(
     """One process: the chunks that are its share."""
     experiment = from_dict(Experiment, settings)
     splits = read_data(experiment, None if data_dir is None else Path(data_dir))
-    model = fabric.to_device(build_model(experiment, splits))
-    checkpoint.read_weights(RunDirectory(Path(run)).checkpoint(name), model)
-    rows = min(experiment.evaluation_examples or len(splits.test), len(splits.test))
-    test = next(batches(splits.test, order=None, batch_size=rows, device=fabric.device))
+    model = load_model(experiment, RunDirectory(Path(run)), splits, name, fabric.device)
+    test = load_examples(experiment, splits, fabric.device)
     evaluation = Evaluation(
         model,
         test.x,
