@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from robustssm.core.placement import Placement
 from robustssm.core.rng import Streams
 from robustssm.data.base import Splits
@@ -152,6 +154,7 @@ def _evaluate(
         resume=options.resume,
         progress=display.attacked,
     )
+    threads = torch.get_num_threads()  # within an evaluation there may be fewer
     with evaluation:
         if options.processes > 1:
             share_out(
@@ -163,14 +166,11 @@ def _evaluate(
                 data_dir=options.data_dir,
                 max_seconds=max_seconds,
                 device=placement.device.type,
+                threads=threads,
                 show=display.shared,
             )
         evaluation.run(max_seconds=max_seconds)
-        surrogate = (
-            load_model(experiment, run, splits, other, placement.device)
-            if options.diagnose
-            else None
-        )
-        return evaluation.result(
-            diagnose=options.diagnose, surrogate=None if surrogate is None else surrogate.eval()
-        )
+        if not options.diagnose or other is None:
+            return evaluation.result(diagnose=options.diagnose)
+        surrogate = load_model(experiment, run, splits, other, placement.device)
+        return evaluation.result(diagnose=True, surrogate=surrogate.eval())

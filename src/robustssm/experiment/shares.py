@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from robustssm.core.config import from_dict, to_dict
 from robustssm.core.placement import cpu_threads, in_processes
 from robustssm.core.rng import Streams
@@ -27,6 +25,7 @@ def share_out(
     data_dir: Path | None,
     max_seconds: float | None,
     device: str,
+    threads: int,
     show: Callable[[int], None],
 ) -> None:
     """Lets several processes fill a journal that has been begun; what they leave, the caller does.
@@ -40,6 +39,7 @@ def share_out(
         data_dir: Where data files are looked for.
         max_seconds: When they stop.
         device: Kind of device, one for each.
+        threads: CPU threads of each.
         show: Told how many pieces are finished, now and then.
     """
     ended = threading.Event()
@@ -59,7 +59,7 @@ def share_out(
             str(journal),
             None if data_dir is None else str(data_dir),
             max_seconds,
-            torch.get_num_threads(),
+            threads,
             device=device,
             processes=processes,
         )
