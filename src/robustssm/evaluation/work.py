@@ -1,5 +1,6 @@
 """The work of an evaluation: every attack on every chunk, each outcome verified and kept."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -252,13 +253,18 @@ class Work:
             found = [search(number) for number in range(len(at))]
         else:
             futures = [self.pool.submit(search, number) for number in range(len(at))]
-            while wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION).not_done:
-                show()
-                if any(f.done() and f.exception() for f in futures):
-                    break
-            for future in futures:
-                future.cancel()  # what has not begun, where another failed
-            found = [future.result() for future in futures if not future.cancelled()]
+            try:
+                while wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION).not_done:
+                    show()
+                    for future in futures:
+                        if future.done():
+                            future.result()  # raises what went wrong there
+                found = [future.result() for future in futures]
+            except BaseException:
+                for future, access in zip(futures, accesses, strict=True):
+                    future.cancel()
+                    access.ledger.deadline = -math.inf  # those under way stop at their next call
+                raise
         ledger = self.problem.access.ledger
         for access in accesses:
             ledger.calls += access.ledger.calls
