@@ -1,5 +1,6 @@
 """Evaluating a trained run again: suites, kill -9 and --resume, several processes, time limits."""
 
+import io
 import json
 import signal
 import subprocess
@@ -8,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from robustssm.cli.tables import result_table
 from robustssm.core.config import override
-from robustssm.experiment import evaluate_run, run
+from robustssm.experiment import assess, evaluate_run, run
 from robustssm.recipes import recipe
 from tests.experiment.small import SMALL
 
@@ -112,6 +115,34 @@ def test_a_time_limit_leaves_a_part_and_says_so(trained, tmp_path, monkeypatch):
     assert record["n"] in (8, 16, 24)
     assert record["planned"] == 32
     assert record["test_examples"]["used"] == record["n"]
+
+
+def test_no_time_for_the_last_checkpoint_leaves_the_best(trained, tmp_path, monkeypatch):
+    states = {}
+    real = assess.checkpoint.read_weights
+
+    def told_apart(path, model):  # as if the last epoch were not the best one
+        states[path.name] = real(path, model)
+        return states[path.name] | {"sha256": {"model.safetensors": path.name}}
+
+    evaluated = []
+
+    def evaluate(*arguments):
+        evaluated.append(arguments[4])
+        if evaluated[-1] == "last":
+            raise TimeoutError
+        return one(*arguments)
+
+    one = assess._evaluate
+    monkeypatch.setattr(assess.checkpoint, "read_weights", told_apart)
+    monkeypatch.setattr(assess, "_evaluate", evaluate)
+    out = tmp_path / "best.json"
+    overrides = {"evaluation_examples": "16", "attacks": '[{"name": "fgsm"}]'}
+    record = evaluate_run(trained, overrides=overrides, out=out, device="cpu", max_hours=1.0)
+    assert evaluated == ["best", "last"]
+    assert set(record["checkpoints"]) == {"best"} and record["n"] == 16
+    assert record["difference"] == {"clean": None, "fgsm": None}
+    Console(file=io.StringIO()).print(result_table(record))
 
 
 def test_diagnosis_adds_curves(trained, tmp_path):

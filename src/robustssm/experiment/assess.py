@@ -64,11 +64,12 @@ def assess(
         out: File to write; the run's evaluation.json if None.
 
     Returns:
-        What was written: the numbers of "best" at the top, every checkpoint's under "checkpoints".
+        What was written: the numbers of "best" at the top, every checkpoint's under "checkpoints";
+        without "last" if the time was over before it had any.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        TimeoutError: If the time was not enough for one batch of examples of each checkpoint.
+        TimeoutError: If the time was not enough for one batch of examples.
     """
     options = options or Options()
     file = out or run.evaluation
@@ -86,28 +87,36 @@ def assess(
     ends = None if options.max_seconds is None else time.monotonic() + options.max_seconds
     found: dict[str, EvaluationResult] = {}
     for number, name in enumerate(distinct):
-        left = None if ends is None else (ends - time.monotonic()) / (len(distinct) - number)
+        left = None
+        if ends is not None:  # in equal shares, what one leaves going to the next
+            left = max(1e-3, (ends - time.monotonic()) / (len(distinct) - number))
         display.evaluating(checkpoint=name, examples=len(test.y))
         others = [other for other in distinct if other != name]
-        found[name] = _evaluate(
-            experiment,
-            run,
-            splits,
-            test,
-            name,
-            others[0] if others else None,
-            journals / name,
-            placement,
-            display,
-            options,
-            left,
-        )
+        try:
+            found[name] = _evaluate(
+                experiment,
+                run,
+                splits,
+                test,
+                name,
+                others[0] if others else None,
+                journals / name,
+                placement,
+                display,
+                options,
+                left,
+            )
+        except TimeoutError:
+            if not found:
+                raise
+    if distinct == CHECKPOINTS[:1]:
+        found["last"] = found["best"]
     results = {
-        name: dataclasses.replace(found.get(name, found["best"]), provenance=provenance).to_dict()
+        name: dataclasses.replace(result, provenance=provenance).to_dict()
         | {"epoch": states[name]["epoch"]}
-        for name in CHECKPOINTS
+        for name, result in found.items()
     }
-    best, last = results["best"], results["last"]
+    best, last = results["best"], results.get("last")
     record = best | {
         "checkpoint": "best",
         "selection": experiment.selection,
@@ -119,9 +128,9 @@ def assess(
     return record
 
 
-def _difference(best: dict[str, Any], last: dict[str, Any]) -> dict[str, float | None]:
-    """Accuracy of "best" minus that of "last"; none where time ran out on other examples."""
-    if best["data_hash"] != last["data_hash"]:
+def _difference(best: dict[str, Any], last: dict[str, Any] | None) -> dict[str, float | None]:
+    """Accuracy of "best" minus that of "last"; none where time ran out before or elsewhere."""
+    if last is None or best["data_hash"] != last["data_hash"]:
         return dict.fromkeys(("clean", *best["attacks"]))
     return {
         "clean": best["clean_accuracy"] - last["clean_accuracy"],
