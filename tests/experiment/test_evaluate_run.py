@@ -127,15 +127,15 @@ def test_no_time_for_the_last_checkpoint_leaves_the_best(trained, tmp_path, monk
 
     evaluated = []
 
-    def evaluate(*arguments):
-        evaluated.append(arguments[4])
-        if evaluated[-1] == "last":
+    def evaluate(work, name, *rest):
+        evaluated.append(name)
+        if name == "last":
             raise TimeoutError
-        return one(*arguments)
+        return one(work, name, *rest)
 
-    one = assess._evaluate
+    one = assess._Assessment.one
     monkeypatch.setattr(assess.checkpoint, "read_weights", told_apart)
-    monkeypatch.setattr(assess, "_evaluate", evaluate)
+    monkeypatch.setattr(assess._Assessment, "one", evaluate)
     out = tmp_path / "best.json"
     overrides = {"evaluation_examples": "16", "attacks": '[{"name": "fgsm"}]'}
     record = evaluate_run(trained, overrides=overrides, out=out, device="cpu", max_hours=1.0)

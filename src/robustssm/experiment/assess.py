@@ -2,11 +2,13 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from robustssm.core.placement import Placement
 from robustssm.core.rng import Streams
@@ -75,41 +77,14 @@ def assess(
     file = out or run.evaluation
     journals = run.path / "journal" if out is None else out.with_name(f"{out.stem}.journal")
     test = load_examples(experiment, splits, placement.device)
+    work = _Assessment(experiment, run, splits, test, journals, placement, display, options)
     states = {
-        name: checkpoint.read_weights(
-            run.checkpoint(name), placement.setup(build_model(experiment, splits))
-        )
+        name: checkpoint.read_weights(run.checkpoint(name), build_model(experiment, splits))
         for name in CHECKPOINTS
     }
     weights = {name: state["sha256"]["model.safetensors"] for name, state in states.items()}
-    # The last epoch is often the best one, and is then evaluated once.
-    distinct = CHECKPOINTS if weights["best"] != weights["last"] else CHECKPOINTS[:1]
-    ends = None if options.max_seconds is None else time.monotonic() + options.max_seconds
-    found: dict[str, EvaluationResult] = {}
-    for number, name in enumerate(distinct):
-        left = None
-        if ends is not None:  # in equal shares, what one leaves going to the next
-            left = max(1e-3, (ends - time.monotonic()) / (len(distinct) - number))
-        display.evaluating(checkpoint=name, examples=len(test.y))
-        others = [other for other in distinct if other != name]
-        try:
-            found[name] = _evaluate(
-                experiment,
-                run,
-                splits,
-                test,
-                name,
-                others[0] if others else None,
-                journals / name,
-                placement,
-                display,
-                options,
-                left,
-            )
-        except TimeoutError:
-            if not found:
-                raise
-    if distinct == CHECKPOINTS[:1]:
+    found = work.every(CHECKPOINTS if weights["best"] != weights["last"] else CHECKPOINTS[:1])
+    if weights["best"] == weights["last"]:  # the last epoch is often the best one
         found["last"] = found["best"]
     results = {
         name: dataclasses.replace(result, provenance=provenance).to_dict()
@@ -138,48 +113,74 @@ def _difference(best: dict[str, Any], last: dict[str, Any] | None) -> dict[str, 
     }
 
 
-def _evaluate(
-    experiment: Experiment,
-    run: RunDirectory,
-    splits: Splits,
-    test: Batch,
-    name: str,
-    other: str | None,
-    journal: Path,
-    placement: Placement,
-    display: Display,
-    options: Options,
-    max_seconds: float | None,
-) -> EvaluationResult:
-    evaluation = Evaluation(
-        load_model(experiment, run, splits, name, placement.device),
-        test.x,
-        test.y,
-        experiment.attacks,
-        experiment.threat,
-        streams=Streams(experiment.seed),
-        batch_size=experiment.evaluation_batch_size,
-        journal=journal,
-        resume=options.resume,
-        progress=display.attacked,
-    )
-    threads = torch.get_num_threads()  # within an evaluation there may be fewer
-    with evaluation:
-        if options.processes > 1:
-            share_out(
-                experiment,
-                run.path,
-                name,
-                journal,
-                processes=options.processes,
-                data_dir=options.data_dir,
-                max_seconds=max_seconds,
-                device=placement.device.type,
-                threads=threads,
-                show=display.shared,
-            )
-        evaluation.run(max_seconds=max_seconds)
-        if not options.diagnose or other is None:
-            return evaluation.result(diagnose=options.diagnose)
-        surrogate = load_model(experiment, run, splits, other, placement.device)
-        return evaluation.result(diagnose=True, surrogate=surrogate.eval())
+@dataclass(frozen=True)
+class _Assessment:
+    """The evaluation of a run's checkpoints on the same examples."""
+
+    experiment: Experiment
+    run: RunDirectory
+    splits: Splits
+    test: Batch
+    journals: Path
+    placement: Placement
+    display: Display
+    options: Options
+
+    def every(self, names: Sequence[str]) -> dict[str, EvaluationResult]:
+        """Evaluates checkpoints in equal shares of the time, what one leaves going to the next.
+
+        Those after the first for which no time is left are left out.
+        """
+        limit = self.options.max_seconds
+        ends = None if limit is None else time.monotonic() + limit
+        found: dict[str, EvaluationResult] = {}
+        for number, name in enumerate(names):
+            seconds = None
+            if ends is not None:
+                seconds = max(1e-3, (ends - time.monotonic()) / (len(names) - number))
+            self.display.evaluating(checkpoint=name, examples=len(self.test.y))
+            other = next((each for each in names if each != name), None)
+            try:
+                found[name] = self.one(name, other, seconds)
+            except TimeoutError:
+                if not found:
+                    raise
+        return found
+
+    def one(self, name: str, other: str | None, seconds: float | None) -> EvaluationResult:
+        """Evaluates one checkpoint; attacks are also transferred from the `other`, if there is."""
+        journal = self.journals / name
+        evaluation = Evaluation(
+            self._model(name),
+            self.test.x,
+            self.test.y,
+            self.experiment.attacks,
+            self.experiment.threat,
+            streams=Streams(self.experiment.seed),
+            batch_size=self.experiment.evaluation_batch_size,
+            journal=journal,
+            resume=self.options.resume,
+            progress=self.display.attacked,
+        )
+        threads = torch.get_num_threads()  # within an evaluation there may be fewer
+        with evaluation:
+            if self.options.processes > 1:
+                share_out(
+                    self.experiment,
+                    self.run.path,
+                    name,
+                    journal,
+                    processes=self.options.processes,
+                    data_dir=self.options.data_dir,
+                    max_seconds=seconds,
+                    device=self.placement.device.type,
+                    threads=threads,
+                    show=self.display.shared,
+                )
+            evaluation.run(max_seconds=seconds)
+            if not self.options.diagnose or other is None:
+                return evaluation.result(diagnose=self.options.diagnose)
+            return evaluation.result(diagnose=True, surrogate=self._model(other).eval())
+
+    def _model(self, name: str) -> nn.Module:
+        return load_model(self.experiment, self.run, self.splits, name, self.placement.device)
