@@ -86,6 +86,7 @@ def test_pieces_depend_on_what_a_row_keeps():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("norm, eps, stored", [("linf", 0.15, "Linf_0.15"), ("l2", 1.0, "L2_1.0")])
 def test_the_whole_suite_agrees_with_the_reference(norm, eps, stored):
     net, x, y, flags = digits_net()
