@@ -85,6 +85,21 @@ def test_pieces_depend_on_what_a_row_keeps():
     assert 16 <= rows_that_fit(Access(large), x) < 128
 
 
+def test_a_kernel_without_a_backward_pass_is_flagged_and_attacked_by_black_box():
+    net, x, y, _ = digits_net()
+
+    def kernel(z):
+        if z.requires_grad and torch.is_grad_enabled():
+            raise NotImplementedError("this kernel has no backward pass")
+        return net(z)
+
+    result = evaluate(kernel, x[:40], y[:40], Square(queries=50), Threat(eps=0.15))
+    assert [warning.name for warning in result.warnings] == ["no_gradient"]
+    assert "no backward pass" in result.warnings[0].message
+    assert result.robust_accuracy < result.clean_accuracy
+    assert result.verdict == "suspicious"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("norm, eps, stored", [("linf", 0.15, "Linf_0.15"), ("l2", 1.0, "L2_1.0")])

@@ -15,6 +15,7 @@ from robustssm.attacks.base import Attack
 from robustssm.attacks.ensemble import Ensemble
 from robustssm.attacks.suites import Suite, suite
 from robustssm.attacks.threat import Threat
+from robustssm.core.errors import OutOfTime
 from robustssm.core.types import LogitsFn
 from robustssm.ops import divergence
 
@@ -123,7 +124,12 @@ def rows_that_fit(access: Access, x: Float[Tensor, "batch ..."]) -> int:
         x: Examples, at least one.
     """
     two = torch.cat((x[:1], x[:1]))
-    per_row = max(1, _kept(access, two) - _kept(access, x[:1]))
+    try:
+        per_row = max(1, _kept(access, two) - _kept(access, x[:1]))
+    except OutOfTime:
+        raise
+    except Exception:  # a kernel without a backward pass, in its own words: the preflight tells
+        per_row = 1
     if x.is_cuda:
         most = torch.cuda.get_device_properties(x.device).total_memory // 4
         return max(1, min(2**16, most // per_row))
@@ -203,8 +209,10 @@ def measure(access: Access, x: Float[Tensor, "batch ..."], y: Int[Tensor, " batc
         began = time.perf_counter()
         _wait(access.climb(x, loss).gradient)
         both = time.perf_counter() - began
-    except (ValueError, RuntimeError, NotImplementedError):
-        both = forward  # no gradient: only black-box attacks will run
+    except OutOfTime:
+        raise
+    except Exception:  # no gradient, as the preflight has said: only black-box attacks will run
+        both = forward
     return Cost(forward=forward / len(x), backward=max(0.0, both - forward) / len(x))
 
 
