@@ -1,0 +1,2 @@
+#define VW 4
+#include "kernels.h"

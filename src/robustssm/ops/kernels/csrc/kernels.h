@@ -1,0 +1,12 @@
+/* Everything that a compiled library holds; included once by the source file of every target. */
+#include "vector.h"
+
+/* Raised when a function's arguments change, so that an old library is refused. */
+#define ROBUSTSSM_NATIVE_VERSION 1
+
+EXPORT int64_t robustssm_native_version(void) { return ROBUSTSSM_NATIVE_VERSION; }
+
+EXPORT int64_t robustssm_vector_width(void) { return VW; }
+
+#include "convolution_direct.h"
+#include "convolution_fft.h"

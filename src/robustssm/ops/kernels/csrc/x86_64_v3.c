@@ -1,0 +1,2 @@
+#define VW 8
+#include "kernels.h"

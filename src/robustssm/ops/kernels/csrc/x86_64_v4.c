@@ -1,0 +1,2 @@
+#define VW 16
+#include "kernels.h"
