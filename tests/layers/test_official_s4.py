@@ -13,8 +13,9 @@ import torch
 from robustssm.core.rng import Noise
 from robustssm.layers.s4 import S4Config
 from robustssm.layers.s4d import S4DConfig
-from robustssm.ops.discretize import bilinear_low_rank, real_pairs
+from robustssm.ops.discretize import real_pairs
 from robustssm.testing import tolerances
+from tests.ops.real_form import real_low_rank
 
 STORED = Path(__file__).parents[1] / "data" / "s4_layers.npz"
 LENGTH = 100
@@ -48,7 +49,7 @@ def untruncated(layer, C):
     """Solves C (I - A^L) = stored C, which is what the official layer keeps."""
     a = torch.complex(-layer.log_decay.exp(), layer.frequency)
     P, B = (torch.view_as_complex(v) for v in (layer.P, layer.B))
-    A, _ = bilinear_low_rank(a, P, B, layer.log_dt.exp())
+    A, _ = real_low_rank(a, P, B, layer.log_dt.exp())
     left = torch.eye(16, dtype=A.dtype) - torch.linalg.matrix_power(A, LENGTH)
     c = torch.linalg.solve(left.mT, real_pairs(C.conj())[..., None])[..., 0]
     return torch.complex(*c.chunk(2, -1)).conj() / 2**0.5

@@ -7,7 +7,7 @@ from torch import nn
 from robustssm.core.rng import Noise
 from robustssm.layers.mamba import MambaConfig
 from robustssm.layers.mega import MegaConfig
-from robustssm.layers.preparation import Preparing
+from robustssm.layers.preparation import Preparing, _Kept
 from robustssm.layers.s5 import S5Config
 
 
@@ -69,9 +69,9 @@ def test_frozen_layers_give_the_same_numbers_and_input_gradients(config):
         x = Noise(length).normal(2, length, 4).requires_grad_()
         outcomes.append((x, layer(x), torch.autograd.grad(layer(x).square().sum(), x)[0]))
     for module in preparing:
-        module._kept = {}
+        module._kept = _Kept(gradients=False)
     for _ in range(2):
         for x, y, gradient in outcomes:
             assert torch.equal(layer(x), y)
             assert torch.equal(torch.autograd.grad(layer(x).square().sum(), x)[0], gradient)
-    assert all(module._kept for module in preparing)
+    assert all(module._kept.made for module in preparing)

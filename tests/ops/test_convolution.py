@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from robustssm.core.rng import Noise, global_stream
 from robustssm.ops import convolution
-from robustssm.ops.convolution import causal_convolution, causal_convolution_reference
+from robustssm.ops.convolution import (
+    causal_convolution,
+    causal_convolution_reference,
+    prepared_kernel,
+)
+from robustssm.ops.kernels import native, torch_convolution
 from robustssm.testing import tolerances
 
 FORMS = ["fft", "toeplitz"]
@@ -54,7 +59,7 @@ def test_gradients(form, length):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_over_several_chunks_and_a_scattered_input(form, monkeypatch):
-    monkeypatch.setattr(convolution, "_CHUNK", 100)  # two of five rows at a time
+    monkeypatch.setattr(torch_convolution, "_CHUNK", 100)  # two of five rows at a time
     u, kernel = problem(5, 12, 4)
     u = u.permute(2, 0, 1).contiguous().permute(1, 2, 0)  # same values, channels outermost
     weight = Noise(1).normal(5, 12, 4, dtype=torch.float64)
@@ -99,12 +104,29 @@ def test_float32_is_near_float64(form, length):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
 
 
-def test_the_form_is_chosen_by_length(monkeypatch):
-    taken = []
-    for name in ("_FFT", "_Toeplitz"):
-        kind = getattr(convolution, name)
-        apply = kind.apply
-        monkeypatch.setattr(kind, "apply", lambda *a, n=name, f=apply: taken.append(n) or f(*a))
-    for length in (convolution.TOEPLITZ_UP_TO, convolution.TOEPLITZ_UP_TO + 1):
-        causal_convolution(*problem(1, length, 1))
-    assert taken == ["_Toeplitz", "_FFT"]
+def test_the_form_is_chosen_by_length_dtype_and_what_is_there():
+    def chosen(length, dtype):
+        return prepared_kernel(problem(1, length, 1, dtype=dtype)[1]).form
+
+    assert chosen(convolution.TOEPLITZ_UP_TO, torch.float64) == "toeplitz"
+    assert chosen(convolution.TOEPLITZ_UP_TO + 1, torch.float64) == "fft"
+    if native.state().level:
+        assert chosen(convolution.DIRECT_UP_TO, torch.float32) == "compiled_direct"
+        assert chosen(convolution.DIRECT_UP_TO + 1, torch.float32) == "compiled_fft"
+    with native.without():
+        assert chosen(convolution.TOEPLITZ_UP_TO, torch.float32) == "toeplitz"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_prepared_kernel_serves_many_and_passes_gradients_on(form):
+    u, kernel = (v.requires_grad_() for v in problem())
+    prepared = prepared_kernel(kernel, form=form)
+    for factor in (1, 2):
+        x = factor * u
+        y, expected = causal_convolution(x, prepared), causal_convolution(x, kernel, form=form)
+        assert torch.equal(y, expected)
+        pair = [
+            torch.autograd.grad(out.square().sum(), (u, kernel), retain_graph=True)
+            for out in (y, expected)
+        ]
+        assert all(torch.equal(one, other) for one, other in zip(*pair, strict=True))

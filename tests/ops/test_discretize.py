@@ -12,12 +12,12 @@ from robustssm.core.rng import Noise
 from robustssm.ops.discretize import (
     bilinear,
     bilinear_dense,
-    bilinear_low_rank,
     expm1_ratio,
     real_pairs,
     zero_order_hold,
 )
 from robustssm.testing import tolerances
+from tests.ops.real_form import real_low_rank
 
 F64 = torch.float64
 
@@ -65,7 +65,7 @@ def test_low_rank_bilinear_is_the_dense_one_in_real_coordinates():
     i, eye = 1j, torch.eye(4, dtype=torch.complex128)
     # (x, conj x) = U sqrt(2) (Re x, Im x), U unitary
     U = torch.cat([torch.cat([eye, i * eye], 1), torch.cat([eye, -i * eye], 1)]) / math.sqrt(2)
-    real_A, real_B = bilinear_low_rank(a, p, b[..., 0], dt[:, 0])
+    real_A, real_B = real_low_rank(a, p, b[..., 0], dt[:, 0])
     torch.testing.assert_close(U @ real_A.to(U.dtype) @ U.mH, A, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(U @ real_B.to(U.dtype)[..., None], B, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(U @ real_pairs(b[0, :, 0]).to(U.dtype), b_full[0, :, 0])
@@ -75,7 +75,7 @@ def test_low_rank_bilinear_is_a_contraction_whatever_the_step():
     a, b, _ = system(inputs=1)
     p = torch.view_as_complex(Noise(3).normal(3, 4, 2, std=10.0, dtype=F64))
     for dt in (1e-4, 1.0, 1e4):
-        A, _ = bilinear_low_rank(a, p, b[..., 0], torch.full((3,), dt, dtype=F64))
+        A, _ = real_low_rank(a, p, b[..., 0], torch.full((3,), dt, dtype=F64))
         assert (torch.linalg.matrix_norm(A, ord=2) < 1).all()
 
 
@@ -157,5 +157,5 @@ def test_gradients():
     assert torch.autograd.gradcheck(bilinear, inputs)
     p = torch.view_as_complex(Noise(7).normal(2, 2, 2, dtype=F64)).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda a, p, b, dt: bilinear_low_rank(a, p, b[..., 0], dt[:, 0]), (a, p, b, dt)
+        lambda a, p, b, dt: real_low_rank(a, p, b[..., 0], dt[:, 0]), (a, p, b, dt)
     )

@@ -9,7 +9,6 @@ from robustssm.core.rng import Noise
 from robustssm.ops.discretize import (
     bilinear,
     bilinear_dense,
-    bilinear_low_rank,
     real_pairs,
     zero_order_hold,
 )
@@ -23,6 +22,7 @@ from robustssm.ops.structured import (
     vandermonde_reference,
 )
 from robustssm.testing import tolerances
+from tests.ops.real_form import real_low_rank
 
 F64 = torch.float64
 LENGTHS = [1, 2, 3, 7, 16, 33, 100]
@@ -136,7 +136,7 @@ def test_krylov_is_the_loop_and_the_dense_system(length):
         taps.append((C_full * B_full).sum(-1).real)
         B_full = (A_full @ B_full[..., None])[..., 0]
     expected = torch.stack(taps, -1)
-    A, b = bilinear_low_rank(a, P, B, dt)
+    A, b = real_low_rank(a, P, B, dt)
     c = real_pairs(C.conj())
     torch.testing.assert_close(krylov_reference(A, b, c, length), expected, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(krylov_product(A, b, c, length), expected, rtol=1e-9, atol=1e-11)
@@ -146,7 +146,7 @@ def test_krylov_in_float32_with_sixty_four_states():
     a, P, B, C, dt = low_rank_system(state=64)
 
     def kernel(a, P, B, C, dt):
-        A, b = bilinear_low_rank(a, P, B, dt)
+        A, b = real_low_rank(a, P, B, dt)
         return krylov_product(A, b, real_pairs(C.conj()), 784)
 
     single = (*(v.to(torch.complex64) for v in (a, P, B, C)), dt.float())
@@ -168,7 +168,7 @@ def test_cauchy_is_the_resolvent_the_reference_and_the_kernel(length):
     by_hand = (truncated * resolvent).sum(-1).T
     torch.testing.assert_close(found, by_hand, rtol=1e-8, atol=1e-10)
 
-    A_real, b_real = bilinear_low_rank(a, P, B, dt)
+    A_real, b_real = real_low_rank(a, P, B, dt)
     K = krylov_reference(A_real, b_real, real_pairs(C.conj()), length)
     torch.testing.assert_close(torch.fft.irfft(found, n=length), K, rtol=1e-9, atol=1e-11)
 
@@ -191,6 +191,6 @@ def test_gradients(length):
     base = torch.exp(0.1 * a.detach()).requires_grad_()
     c = C.detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda c, z: vandermonde_product(c, z, length), (c, base))
-    A, b = (v.detach().requires_grad_() for v in bilinear_low_rank(a, P, B, dt))
+    A, b = (v.detach().requires_grad_() for v in real_low_rank(a, P, B, dt))
     row = real_pairs(C).detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda *v: krylov_product(*v, length), (A, b, row))

@@ -14,7 +14,7 @@ from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.base import CausalLayer, SequenceLayer
 from robustssm.layers.preparation import Preparing
 from robustssm.ops import recurrence as recurrences
-from robustssm.ops.convolution import causal_convolution
+from robustssm.ops.convolution import causal_convolution, prepared_kernel
 from robustssm.ops.recurrence import Recurrence
 
 Taps = Float[Tensor, "d_model length"]
@@ -49,7 +49,7 @@ class ConvolutionalLayer(Preparing, SequenceLayer):
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
             key = (x.shape[1], dtype, x.device)
-            taps = self._prepared(key, lambda: self._taps(x.shape[1], dtype))
+            taps = self._prepared(key, lambda: prepared_kernel(self._taps(x.shape[1], dtype)))
             y = causal_convolution(x.to(dtype), taps)
         return self._scale(y.to(x.dtype))
 

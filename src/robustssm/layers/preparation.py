@@ -1,25 +1,46 @@
 """Work that depends on parameters alone, done once while they stand still."""
 
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Prepared = TypeVar("Prepared")
 
 
 class Preparing(nn.Module):
-    """A module that, inside `frozen()`, makes each thing it prepares only once."""
+    """A module that makes each thing it prepares only once inside `frozen()` or `shared()`."""
 
-    _kept: dict[Hashable, object] | None = None
+    _kept: "_Kept | None" = None
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """While it lasts, parameters must not change; what they lead to needs no gradient."""
+        """While it lasts, what parameters lead to is made once and gets no gradient.
+
+        A parameter that is changed in place or replaced meanwhile is noticed, and what was made of
+        it is made anew; a change through `parameter.data` is not.
+        """
+        with self._keeping(_Kept(gradients=False)):
+            yield
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """While it lasts, several forward passes have one graph from parameters to what they make.
+
+        For losses of more than one pass that are differentiated once. Inside `frozen()` it adds
+        nothing.
+        """
+        with self._keeping(_Kept(gradients=True)):
+            yield
+
+    @contextmanager
+    def _keeping(self, kept: "_Kept") -> Iterator[None]:
         before = self._kept
-        self._kept = {} if before is None else before
+        if before is None or (before.gradients and not kept.gradients):
+            self._kept = kept
         try:
             yield
         finally:
@@ -27,9 +48,35 @@ class Preparing(nn.Module):
 
     def _prepared(self, key: Hashable, make: Callable[[], Prepared]) -> Prepared:
         """What `make` returns; if frozen, made once for each key, without gradient."""
-        if self._kept is None:
+        if self._kept is None or (self._kept.gradients and not torch.is_grad_enabled()):
             return make()
-        if key not in self._kept:
-            with torch.no_grad():
-                self._kept[key] = make()
-        return self._kept[key]  # pyright: ignore[reportReturnType]
+        with self._kept.lock:
+            return self._kept.get(key, make, self._stamp())
+
+    def _stamp(self) -> tuple[object, ...]:
+        """Changes when one of the module's own parameters or buffers does."""
+        tensors = (*self._parameters.values(), *self._buffers.values())
+        return tuple(None if t is None else _version(t) for t in tensors)
+
+
+class _Kept:
+    """What was made, and of which parameters."""
+
+    def __init__(self, *, gradients: bool):
+        self.gradients = gradients
+        self.lock = threading.RLock()  # parts of a batch may run on threads
+        self.stamp: tuple[object, ...] | None = None
+        self.made: dict[Hashable, object] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Prepared], stamp: tuple) -> Prepared:
+        if stamp != self.stamp:
+            self.made.clear()
+            self.stamp = stamp
+        if key not in self.made:
+            with torch.set_grad_enabled(self.gradients):
+                self.made[key] = make()
+        return self.made[key]  # pyright: ignore[reportReturnType]
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version

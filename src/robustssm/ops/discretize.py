@@ -4,7 +4,7 @@ Legend: g group, s state, i input of a group. Every function takes the step size
 """
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
 
@@ -86,37 +86,48 @@ def bilinear_low_rank(
     p: Inexact[Tensor, "#groups state"],
     b: Inexact[Tensor, "#groups state"],
     dt: Float[Tensor, " groups"],
-) -> tuple[Float[Tensor, "groups twice twice"], Float[Tensor, "groups twice"]]:
-    """The trapezoidal rule for diag(a) - p p^*, states in conjugate pairs, in real coordinates.
+) -> tuple[Inexact[Tensor, "groups state"], ...]:
+    """The trapezoidal rule for diag(a) - p p^*, states in conjugate pairs, kept as rank one.
 
-    The full system has states (x, conj x); here it is written for sqrt(2) (Re x, Im x), a unitary
-    change of coordinates, in which everything is real and the low-rank term stays q q^T with q the
-    same coordinates of p. The inverse is that of a diagonal plus rank one (Woodbury).
+    The full system has states (x, conj x), so p^* x is 2 Re sum of conj(p) x, and a step is
+    x -> e x - q 2 Re sum of r x + b u with d = 1 / (1 - dt a / 2), e = d (1 + dt a / 2),
+    q = dt / 2 d p, r = conj(p) (1 + e) / (1 + 2 Re sum of conj(p) q): the inverse is that of a
+    diagonal plus rank one (Woodbury).
 
     Args:
-        a: Diagonal, one entry per pair, (groups, state), complex. Re a < 0 makes ||A||_2 < 1.
+        a: Diagonal, one entry per pair, (groups, state), complex. Re a < 0 is stable.
         p: Low-rank factor, (groups, state), complex.
         b: Input vector, (groups, state), complex.
         dt: Step size, (groups,), positive.
 
     Returns:
-        A, (groups, 2 state, 2 state), and B, (groups, 2 state), real.
+        e, q, r and b of the discrete system, (groups, state) each.
 
     Source: gu2022efficiently, appendix C.2. Oracle: `bilinear_dense`.
     """
     step = dt[:, None]
     inverse = 1 / (1 - step / 2 * a)
-    q, q_inverse = real_pairs(p), real_pairs(inverse * p)
-    # In these coordinates E multiplies by `inverse`, and E^T by its conjugate.
-    q_left = real_pairs(inverse.conj() * p)
-    scale = step / 2 / (1 + step / 2 * (q * q_inverse).sum(-1, keepdim=True))
-    b_inverse = real_pairs(inverse * b)
-    B = step * (b_inverse - scale * (q_left * real_pairs(b)).sum(-1, keepdim=True) * q_inverse)
-    re, im = torch.diag_embed(inverse.real), torch.diag_embed(inverse.imag)
+    e = inverse * (1 + step / 2 * a)
+    q = step / 2 * inverse * p
+    scale = 1 + 2 * (p.conj() * q).real.sum(-1, keepdim=True)
+    r = p.conj() * (1 + e) / scale
+    moved = step * inverse * b
+    taken = 2 * (p.conj() * moved).real.sum(-1, keepdim=True) / scale
+    return e, q, r, moved - q * taken
+
+
+def low_rank_matrix(
+    e: Complex[Tensor, "groups state"],
+    q: Complex[Tensor, "groups state"],
+    r: Complex[Tensor, "groups state"],
+) -> Float[Tensor, "groups twice twice"]:
+    """The map x -> e x - q 2 Re sum of r x in the real coordinates sqrt(2) (Re x, Im x).
+
+    A unitary change of coordinates of (x, conj x), in which everything is real (`real_pairs`).
+    """
+    re, im = torch.diag_embed(e.real), torch.diag_embed(e.imag)
     E = torch.cat([torch.cat([re, -im], -1), torch.cat([im, re], -1)], -2)
-    resolvent = E - (scale * q_inverse)[..., :, None] * q_left[..., None, :]
-    identity = torch.eye(resolvent.shape[-1], dtype=resolvent.dtype, device=resolvent.device)
-    return 2 * resolvent - identity, B
+    return E - real_pairs(q)[..., :, None] * real_pairs(r.conj())[..., None, :]
 
 
 def real_pairs(v: Inexact[Tensor, "*rows state"]) -> Float[Tensor, "*rows twice"]:

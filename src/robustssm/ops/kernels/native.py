@@ -36,15 +36,16 @@ class State:
     """Why there is none; empty if there is."""
 
 
-class _Off:
-    """How many `without()` are open; kernels are used where none is."""
+class _Overridden:
+    """What tests and comparisons have changed: how many `without()` are open, and `at_level`."""
 
     count = 0
+    chosen: tuple[ctypes.CDLL, str, str] | None = None
 
 
 def available(*tensors: Tensor) -> bool:
     """Whether the compiled kernels can take these tensors: float32, on the CPU, dense."""
-    if _Off.count or _library() is None:
+    if _Overridden.count or _library() is None:
         return False
     return all(
         x.dtype == torch.float32 and x.device.type == "cpu" and x.layout == torch.strided
@@ -54,7 +55,7 @@ def available(*tensors: Tensor) -> bool:
 
 def state() -> State:
     """What was found; reports nothing and raises nothing."""
-    library, level, reason = _found()
+    library, level, reason = _Overridden.chosen or _found()
     if library is None:
         return State(None, 0, reason)
     return State(level, library.robustssm_vector_width(), "")
@@ -76,17 +77,10 @@ def function(name: str, signature: str) -> Callable[..., None]:
     Raises:
         MemoryError: When called, if the C side could not allocate its scratch memory.
     """
-    kinds = [_KINDS[kind] for kind in signature] + [ctypes.c_int64]
-
-    @functools.cache
-    def bound() -> Callable[..., int]:
-        found = getattr(_library(), name)
-        found.argtypes, found.restype = kinds, ctypes.c_int
-        return found
 
     def call(*arguments: Tensor | int | float | None) -> None:
         raw = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-        if bound()(*raw, torch.get_num_threads()):
+        if _bound(_library(), name, signature)(*raw, torch.get_num_threads()):
             raise MemoryError(
                 f"The kernel `{name}` needs scratch memory for each thread; the system had none. "
                 "Use fewer threads or a smaller batch."
@@ -98,19 +92,48 @@ def function(name: str, signature: str) -> Callable[..., None]:
 @contextmanager
 def without() -> Iterator[None]:
     """The enclosed lines, in all threads, run without the compiled kernels: for comparisons."""
-    _Off.count += 1
+    _Overridden.count += 1
     try:
         yield
     finally:
-        _Off.count -= 1
+        _Overridden.count -= 1
+
+
+@contextmanager
+def at_level(level: str) -> Iterator[None]:
+    """The enclosed lines, in all threads, run the library of that level: for tests.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    paths = _files(level)
+    if not paths:
+        raise ValueError(f"`at_level` needs a library that was built; got '{level}'. {_REBUILD}")
+    before, _Overridden.chosen = _Overridden.chosen, (_checked(paths[0]), level, "")
+    try:
+        yield
+    finally:
+        _Overridden.chosen = before
 
 
 @functools.cache
+def _bound(library: ctypes.CDLL, name: str, signature: str) -> Callable[..., int]:
+    found = getattr(library, name)
+    found.argtypes = [_KINDS[kind] for kind in signature] + [ctypes.c_int64]
+    found.restype = ctypes.c_int
+    return found
+
+
 def _library() -> ctypes.CDLL | None:
     """The library; if there is none, says so, once."""
+    return _Overridden.chosen[0] if _Overridden.chosen else _reported()
+
+
+@functools.cache
+def _reported() -> ctypes.CDLL | None:
     library, _, reason = _found()
     if library is None:
-        warnings.warn(f"{reason} Slower torch code runs instead.", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{reason} Slower torch code runs instead.", RuntimeWarning, stacklevel=4)
     return library
 
 

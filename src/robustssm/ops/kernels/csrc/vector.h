@@ -88,6 +88,7 @@ static int for_each(int64_t items, int64_t threads, size_t scratch_floats, work_
   int failed = 0;
   size_t bytes = (scratch_floats * sizeof(float) + 127) / 64 * 64;
   if (threads > items) threads = items;
+  if (threads < 1) threads = 1;
 #ifdef _OPENMP
 #pragma omp parallel num_threads((int)threads) reduction(| : failed) if (threads > 1)
 #endif
