@@ -68,6 +68,7 @@ class Access:
         """
         self._logits = logits
         self.ledger = ledger or Ledger()
+        self._known: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, logits: LogitsFn) -> "Access":
@@ -86,6 +87,16 @@ class Access:
         """Access through a map, row by row, that makes inputs of points; one ledger for both."""
         inner = self._logits
         return Access(lambda points: inner(first(points)), self.ledger)
+
+    def knowing(self, points: Float[Tensor, "batch ..."], logits: Tensor) -> "Access":
+        """The same access, which need not be asked for the logits of these very `points`."""
+        informed = Access(self._logits, self.ledger)
+        informed._known = (points, logits)
+        return informed
+
+    def known(self, points: Float[Tensor, "batch ..."]) -> Tensor | None:
+        """Logits of `points` if that very tensor was said to `knowing`, else None."""
+        return self._known[1] if self._known and self._known[0] is points else None
 
     def __call__(self, points: Float[Tensor, "batch ..."]) -> Tensor:
         """The function itself: one call, whole, with a graph if gradients are on."""

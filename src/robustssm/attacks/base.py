@@ -100,17 +100,24 @@ class Attack(Named, ABC):
         threat: Threat,
         noise: Noise,
         mask: Shaped[Tensor, "..."] | None = None,
+        clean: Float[Tensor, "batch classes"] | None = None,
     ) -> "Candidates":
-        """As the call, and says which part of the search each candidate is from."""
+        """As the call, and says which part of the search each candidate is from.
+
+        Arguments as those of the call; `clean` are the logits of `x`, if the caller has them: an
+        attack that needs them then saves a forward pass.
+        """
         threat.check(x, attack=type(self).__name__)
         with torch.inference_mode(False), torch.enable_grad(), frozen(logits):
-            model, clean = Access.of(logits), x.detach().clone()
+            model, inputs = Access.of(logits), x.detach().clone()
+            if clean is not None:
+                model = model.knowing(inputs, clean.detach().clone())
             labels = y.clone()  # those made in inference mode cannot be saved for a backward pass
             allowed = None if mask is None else mask.clone()
-            regions = threat.regions(clean, mask=allowed)
-            found = self._within(model, clean, labels, regions[0], threat, noise)
+            regions = threat.regions(inputs, mask=allowed)
+            found = self._within(model, inputs, labels, regions[0], threat, noise)
             if len(regions) > 1:
-                found = self._anywhere(model, clean, labels, regions, found, threat, noise)
+                found = self._anywhere(model, inputs, labels, regions, found, threat, noise)
             return found
 
     def _within(

@@ -22,7 +22,8 @@ class Value(NamedTuple):
 class Surrogate:
     """One loss on one batch: labels and, for kl, the clean prediction are fixed at the start.
 
-    The clean prediction costs one forward pass per attack, however many steps and restarts follow.
+    The clean prediction costs one forward pass per attack, however many steps and restarts follow,
+    or none if the caller had it.
     """
 
     def __init__(
@@ -36,7 +37,10 @@ class Surrogate:
         self._loss = loss
         self._model = model
         self._y = y
-        self._clean = model.logits(x) if loss == "kl" else None
+        self._clean = None
+        if loss == "kl":
+            known = model.known(x)
+            self._clean = model.logits(x) if known is None else known
 
     def select(self, rows: Int[Tensor, " rows"]) -> "Surrogate":
         """The same loss on some examples only, without another clean pass."""

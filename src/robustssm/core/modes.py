@@ -24,6 +24,29 @@ def mode(model: object, *, training: bool) -> Iterator[None]:
             module.training = was_training
 
 
+def same_in_both_modes(model: object) -> bool:
+    """Whether train and eval mode certainly give the same outputs and leave the same state.
+
+    True of modules made of torch's and our own layers, none of which drops, averages or draws.
+    """
+    ours = ("torch.nn.modules.", f"{__name__.partition('.')[0]}.")
+    return isinstance(model, nn.Module) and all(
+        type(module).__module__.startswith(ours) and not _changes(module)
+        for module in model.modules()
+    )
+
+
+def _changes(module: nn.Module) -> bool:
+    """Whether a module of torch behaves differently in train mode."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout > 0
+    return isinstance(module, nn.modules.batchnorm._NormBase | nn.RReLU) and not isinstance(
+        module, nn.modules.instancenorm._InstanceNorm
+    )
+
+
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Restores parameters, buffers, gradients and modes on leaving, whatever happened inside."""

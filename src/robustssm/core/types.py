@@ -45,6 +45,15 @@ class Freezable(Protocol):
 
 
 @runtime_checkable
+class Shareable(Protocol):
+    """A model that can let several forward passes share what depends on parameters alone."""
+
+    def shared(self) -> AbstractContextManager[object]:
+        """A context for forward passes that are differentiated together, once."""
+        ...
+
+
+@runtime_checkable
 class SplitClassifier(Protocol):
     """A model whose forward is `classify(embed(x))`: inputs to tokens, tokens to logits."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustssm.attacks.access import Access
 from robustssm.attacks.base import Attack
@@ -16,7 +16,6 @@ from robustssm.attacks.ensemble import Ensemble
 from robustssm.attacks.suites import Suite, suite
 from robustssm.attacks.threat import Threat
 from robustssm.core.errors import OutOfTime
-from robustssm.core.types import LogitsFn
 from robustssm.ops import divergence
 
 CHUNK = 256
@@ -27,18 +26,6 @@ PART = 96
 
 PARTS = 4
 """Parts come in a multiple of this, so that threads have equal shares."""
-
-CACHE_BYTES = 3 * 2**21
-"""What a pass on a CPU may keep for its backward pass, to stay near the caches of its core."""
-
-ROWS = (16, 128)
-"""Fewest and most rows per pass on a CPU; every call has a price too.
-
-Measured on two cores: for a small convolutional net, pieces of 128 rows took 0.7 of the time of
-2,943 rows in one pass, with gradients, on one thread; parts of an attack on two threads 0.7 to 0.8
-of the time of pieces on two threads.
-"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -111,67 +98,6 @@ def parts(n: int) -> list[slice]:
     count = min(n, PARTS * math.ceil(n / (PARTS * PART)))
     ends = [n * k // count for k in range(count + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(ends)]
-
-
-def rows_that_fit(access: Access, x: Float[Tensor, "batch ..."]) -> int:
-    """Rows per pass, from the memory that one row keeps for its backward pass.
-
-    Counted on two examples and one, so that it depends on model, shape and device alone: the same
-    evaluation is cut into the same pieces.
-
-    Args:
-        access: The model.
-        x: Examples, at least one.
-    """
-    two = torch.cat((x[:1], x[:1]))
-    try:
-        per_row = max(1, _kept(access, two) - _kept(access, x[:1]))
-    except OutOfTime:
-        raise
-    except Exception:  # a kernel without a backward pass, in its own words: the preflight tells
-        per_row = 1
-    if x.is_cuda:
-        most = torch.cuda.get_device_properties(x.device).total_memory // 4
-        return max(1, min(2**16, most // per_row))
-    return min(max(CACHE_BYTES // per_row, ROWS[0]), ROWS[1])
-
-
-def reentrant(model: LogitsFn) -> bool:
-    """Whether several threads may certainly call a model at once.
-
-    True of modules on a CPU that are made of torch's and our own layers, without hooks: none of
-    them changes anything in eval mode. Of other people's code nobody knows.
-    """
-    if not isinstance(model, nn.Module) or torch.is_autocast_enabled("cpu"):
-        return False
-    if any(p.device.type != "cpu" for p in model.parameters()):
-        return False
-    ours = ("torch.nn.modules.", f"{__name__.partition('.')[0]}.")
-    return all(
-        type(module).__module__.startswith(ours)
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        for module in model.modules()
-    )
-
-
-def _kept(access: Access, x: Tensor) -> int:
-    """Bytes saved for a backward pass, every storage once."""
-    storages: dict[int, int] = {}
-    alive = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        points = x.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            kept = access(points)
-    del kept
-    return sum(storages.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustssm.attacks.access import Access, frozen
 from robustssm.attacks.base import Attack
+from robustssm.attacks.parts import reentrant, rows_that_fit
 from robustssm.attacks.threat import Threat
 from robustssm.core.config import to_dict
 from robustssm.core.errors import violation
@@ -24,7 +25,7 @@ from robustssm.core.types import LogitsFn
 from robustssm.evaluation import diagnosis, reliability
 from robustssm.evaluation.collect import collect
 from robustssm.evaluation.journal import DiskJournal, Journal
-from robustssm.evaluation.plan import CHUNK, Cost, measure, plan, reentrant, rows_that_fit
+from robustssm.evaluation.plan import CHUNK, Cost, measure, plan
 from robustssm.evaluation.problem import Problem, check_data, check_logits, data_hash, model_hash
 from robustssm.evaluation.work import Meter, Progress, Work
 from robustssm.records import EvaluationResult, Flagged

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustssm.core.config import Named, register, settings
 from robustssm.core.errors import violation
 from robustssm.core.rng import Noise
-from robustssm.core.types import Freezable
+from robustssm.core.types import Freezable, Shareable
 from robustssm.layers.base import LayerConfig, Role, SequenceLayer
 from robustssm.models.block import BlockConfig, linear
 from robustssm.models.tokens import Raster, Shape, Tokenizer
@@ -174,6 +174,18 @@ class SequenceClassifier(nn.Module):
             finally:
                 for parameter in trainable:
                     parameter.requires_grad_(True)
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """A context for losses of several forward passes that are differentiated once.
+
+        While it lasts, every layer makes what depends on parameters alone once, with its graph.
+        """
+        with ExitStack() as stack:
+            for module in self.modules():
+                if module is not self and isinstance(module, Shareable):
+                    stack.enter_context(module.shared())
+            yield
 
     def parameter_count(self) -> int:
         """Trainable real numbers; a complex one counts twice."""

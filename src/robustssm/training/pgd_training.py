@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from robustssm.attacks.base import Attack
 from robustssm.attacks.fgsm import FGSM
+from robustssm.attacks.parts import attack_in_parts
 from robustssm.attacks.pgd import PGD
 from robustssm.attacks.threat import Threat
 from robustssm.core.config import register, settings
@@ -55,7 +56,7 @@ class PGDTraining(Objective):
         """Yields once; parts: adversarial_loss, adversarial_accuracy."""
         del memory
         with mode(model, training=False):
-            x_adv = self.attack(model, x, y, threat=self.threat, noise=noise)
+            x_adv = attack_in_parts(self.attack, model, x, y, threat=self.threat, noise=noise)
         logits = model(x_adv)
         loss = F.cross_entropy(logits, y)
         parts = {"adversarial_loss": loss.detach(), "adversarial_accuracy": accuracy(logits, y)}

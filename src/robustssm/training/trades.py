@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustssm.attacks.base import Attack
+from robustssm.attacks.parts import attack_in_parts
 from robustssm.attacks.pgd import PGD
 from robustssm.attacks.threat import Threat
 from robustssm.core.config import register, settings
-from robustssm.core.modes import mode
+from robustssm.core.modes import mode, same_in_both_modes
 from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier
 from robustssm.ops import divergence
@@ -66,20 +68,26 @@ class Trades(Objective):
     ) -> Iterator[Update]:
         """Yields once; parts: clean_loss, kl, accuracy, adversarial_accuracy."""
         del memory
-        with mode(model, training=False):
-            x_adv = self.attack(model, x, y, threat=self.threat, noise=noise)
-        clean = model(x)
-        loss = clean_loss = F.cross_entropy(clean, y)
-        if self.beta > 0:
-            shifted = model(x_adv)
-            kl = divergence.kl(clean, shifted).mean()
-            loss = clean_loss + self.beta * kl
-        else:
-            # A term of weight zero is measured only: a forward pass in train mode would still move
-            # running statistics and the random state of dropout.
-            with mode(model, training=False), torch.no_grad():
+        with _shared(model):
+            # One clean forward pass serves the attack and the loss, where no mode changes it.
+            clean = model(x) if same_in_both_modes(model) else None
+            known = None if clean is None else clean.detach()
+            with mode(model, training=False):
+                x_adv = attack_in_parts(
+                    self.attack, model, x, y, threat=self.threat, noise=noise, clean=known
+                )
+            clean = model(x) if clean is None else clean
+            loss = clean_loss = F.cross_entropy(clean, y)
+            if self.beta > 0:
                 shifted = model(x_adv)
-                kl = divergence.kl(model(x), shifted).mean()
+                kl = divergence.kl(clean, shifted).mean()
+                loss = clean_loss + self.beta * kl
+            else:
+                # A term of weight zero is measured only: a forward pass in train mode would still
+                # move running statistics and the random state of dropout.
+                with mode(model, training=False), torch.no_grad():
+                    shifted = model(x_adv)
+                    kl = divergence.kl(model(x), shifted).mean()
         parts = {
             "clean_loss": clean_loss.detach(),
             "kl": kl.detach(),
@@ -97,3 +105,9 @@ class Trades(Objective):
             cls(threat=Threat(norm="l2", eps=0.5), attack=kl, beta=1.0),
             cls(threat=Threat(eps=0.1), attack=PGD(steps=2), beta=0.0),
         )
+
+
+def _shared(model: Classifier) -> AbstractContextManager[object]:
+    """The model's own `shared` context if it has one (`core.types.Shareable`)."""
+    share = getattr(model, "shared", None)
+    return nullcontext() if share is None else share()
