@@ -83,7 +83,7 @@ def test_pieces_depend_on_what_a_row_keeps():
         small, large = nn.Linear(10, 10), nn.Sequential(nn.Linear(10, 50_000), nn.ReLU())
     x = torch.ones(4, 10)
     assert rows_that_fit(Access(small), x) == 128
-    assert 4 <= rows_that_fit(Access(large), x) < 128
+    assert 1 <= rows_that_fit(Access(large), x) < 128
 
 
 def test_a_kernel_without_a_backward_pass_is_flagged_and_attacked_by_black_box():

@@ -69,7 +69,7 @@ def test_frozen_layers_give_the_same_numbers_and_input_gradients(config):
         x = Noise(length).normal(2, length, 4).requires_grad_()
         outcomes.append((x, layer(x), torch.autograd.grad(layer(x).square().sum(), x)[0]))
     for module in preparing:
-        module._kept = _Kept(gradients=False)
+        module._kept = _Kept(module._sources(), gradients=False)
     for _ in range(2):
         for x, y, gradient in outcomes:
             assert torch.equal(layer(x), y)

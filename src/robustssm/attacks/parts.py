@@ -20,7 +20,7 @@ from robustssm.core.types import LogitsFn
 CACHE_BYTES = 3 * 2**21
 """What a pass on a CPU may keep for its backward pass, to stay near the caches of its core."""
 
-ROWS = (4, 128)
+ROWS = (1, 128)
 """Fewest and most rows per pass on a CPU; every call has a price too.
 
 Measured on two cores: for a small convolutional net, pieces of 128 rows took 0.7 of the time of

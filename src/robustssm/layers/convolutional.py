@@ -14,7 +14,7 @@ from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.base import CausalLayer, SequenceLayer
 from robustssm.layers.preparation import Preparing
 from robustssm.ops import recurrence as recurrences
-from robustssm.ops.convolution import causal_convolution, prepared_kernel
+from robustssm.ops.convolution import PreparedKernel, causal_convolution, prepared_kernel
 from robustssm.ops.recurrence import Recurrence
 
 Taps = Float[Tensor, "d_model length"]
@@ -48,10 +48,13 @@ class ConvolutionalLayer(Preparing, SequenceLayer):
         """Maps (batch, length, d_model) to the same shape, device and dtype."""
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
-            key = (x.shape[1], dtype, x.device)
-            taps = self._prepared(key, lambda: prepared_kernel(self._taps(x.shape[1], dtype)))
-            y = causal_convolution(x.to(dtype), taps)
+            y = causal_convolution(x.to(dtype), self.taps(x.shape[1], dtype=dtype))
         return self._scale(y.to(x.dtype))
+
+    def taps(self, length: int, *, dtype: torch.dtype = torch.float32) -> PreparedKernel:
+        """The kernel in `dtype` with the skip D in its first tap, ready for many convolutions."""
+        key = (length, dtype, self.D.device)
+        return self._prepared(key, lambda: prepared_kernel(self._taps(length, dtype)))
 
     def _scale(self, y: Tensor) -> Tensor:
         return y if self.scaling is None else self.scaling(y)

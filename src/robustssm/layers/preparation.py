@@ -1,7 +1,7 @@
 """Work that depends on parameters alone, done once while they stand still."""
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ class Preparing(nn.Module):
         A parameter that is changed in place or replaced meanwhile is noticed, and what was made of
         it is made anew; a change through `parameter.data` is not.
         """
-        with self._keeping(_Kept(gradients=False)):
+        with self._keeping(_Kept(self._sources(), gradients=False)):
             yield
 
     @contextmanager
@@ -33,7 +33,7 @@ class Preparing(nn.Module):
         For losses of more than one pass that are differentiated once. Inside `frozen()` it adds
         nothing.
         """
-        with self._keeping(_Kept(gradients=True)):
+        with self._keeping(_Kept(self._sources(), gradients=True)):
             yield
 
     @contextmanager
@@ -53,16 +53,27 @@ class Preparing(nn.Module):
         with self._kept.lock:
             return self._kept.get(key, make, self._stamp())
 
+    @property
+    def _is_frozen(self) -> bool:
+        """Whether this is inside `frozen()`, so that parameters need no gradient."""
+        return self._kept is not None and not self._kept.gradients
+
+    def _sources(self) -> list[Mapping[str, Tensor | None]]:
+        """Where the tensors stand that what is prepared is made of: the module's own."""
+        return [self._parameters, self._buffers]
+
     def _stamp(self) -> tuple[object, ...]:
-        """Changes when one of the module's own parameters or buffers does."""
-        tensors = (*self._parameters.values(), *self._buffers.values())
+        """Changes when one of these tensors does."""
+        assert self._kept is not None
+        tensors = (t for source in self._kept.sources for t in source.values())
         return tuple(None if t is None else _version(t) for t in tensors)
 
 
 class _Kept:
     """What was made, and of which parameters."""
 
-    def __init__(self, *, gradients: bool):
+    def __init__(self, sources: list[Mapping[str, Tensor | None]], *, gradients: bool):
+        self.sources = sources
         self.gradients = gradients
         self.lock = threading.RLock()  # parts of a batch may run on threads
         self.stamp: tuple[object, ...] | None = None

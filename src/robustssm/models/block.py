@@ -10,7 +10,7 @@ one `BlockConfig`:
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import pydantic
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from robustssm.core.config import settings
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.base import LayerConfig
+from robustssm.layers.preparation import Preparing
+from robustssm.models.fusion import fused_branch, make_branch
+from robustssm.ops.residual_block import PreparedBlock, residual_block
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
@@ -69,12 +72,15 @@ class BlockConfig:
         return Block(self, layer, d_model=d_model, length=length, noise=noise)
 
 
-class Block(nn.Module):
+class Block(Preparing):
     """h -> h + f(norm(h)) ("pre") or norm(h + f(h)) ("post"), f = mixing(activation(layer(.))).
 
     Submodules, as probes name them: `layer`, `activation`, `mixing`, `mixing_activation`,
     `dropout`, `norm`, and with a feed-forward branch `feed_forward` and `feed_forward_norm`. A part
     that is left out is an `nn.Identity` (`feed_forward`: None).
+
+    Inside `frozen()`, around a convolutional layer and on a CPU, the branch of the layer runs as
+    one compiled operation; submodules are then not called, so where one has a hook it does not.
     """
 
     def __init__(
@@ -100,10 +106,21 @@ class Block(nn.Module):
         self, h: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """Maps (batch, length, d_model) to the same shape."""
-        h = self._around(h, self._mixed, self.norm)
+        whole = fused_branch(self, h) if self._is_frozen else None
+        if whole is not None:
+            h = residual_block(h, whole)
+        else:
+            h = self._around(h, self._mixed, self.norm)
         if self.feed_forward is not None:
             h = self._around(h, self.feed_forward, self.feed_forward_norm)
         return h
+
+    def prepared(self, length: int) -> PreparedBlock | None:
+        """The branch of the layer as one operation; None if it is none. Made once while frozen."""
+        return self._prepared(length, lambda: make_branch(self, length))
+
+    def _sources(self) -> list[Mapping[str, Tensor | None]]:
+        return [tensors for part in self.modules() for tensors in (part._parameters, part._buffers)]
 
     def _mixed(self, h: Tensor) -> Tensor:
         return self.mixing_activation(self.mixing(self.activation(self.layer(h))))

@@ -79,7 +79,7 @@ class Spectral(Function):
     def prepare(kernel: Float[Tensor, "channels length"]) -> Tensor:
         """The spectrum, in the order in which the transform leaves it."""
         channels, length = kernel.shape
-        n1, n2, *tables = _plan(length)
+        n1, n2, *tables = plan(length)
         width = native.vector_width()
         spectrum = kernel.new_empty(math.ceil(channels / width), n1 * n2, 2, width)
         _fft_spectrum(kernel.T.contiguous(), *tables, spectrum, length, channels, n1, n2)
@@ -99,7 +99,7 @@ class Spectral(Function):
         if not for_kernel:
             return (_spectrally(g, spectrum, adjoint=True) if for_u else None), None, None
         batch, length, channels = u.shape
-        n1, n2, *tables = _plan(length)
+        n1, n2, *tables = plan(length)
         parts = min(batch, _PARTS)
         dk = u.new_empty(parts, length, channels)
         du = torch.empty_like(g, memory_format=torch.contiguous_format) if for_u else None
@@ -116,14 +116,14 @@ def _directly(u: Tensor, transposed: Tensor, *, adjoint: bool) -> Tensor:
 
 
 def _spectrally(u: Tensor, spectrum: Tensor, *, adjoint: bool) -> Tensor:
-    n1, n2, *tables = _plan(u.shape[1])
+    n1, n2, *tables = plan(u.shape[1])
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
     _fft(u.contiguous(), spectrum, *tables, y, *u.shape, n1, n2, int(adjoint))
     return y
 
 
 @functools.cache
-def _plan(length: int) -> tuple[int, int, Tensor, Tensor]:
+def plan(length: int) -> tuple[int, int, Tensor, Tensor]:
     """Points of columns and rows, and cosines and sines of the twist and of the turns."""
     n1, n2 = next(sizes for sizes in _SIZES if math.prod(sizes) >= length)
     size = n1 * n2

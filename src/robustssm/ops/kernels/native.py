@@ -6,6 +6,9 @@ It is looked for once, beside this file, at the level of the processor.
 
 import ctypes
 import functools
+import importlib
+import pkgutil
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +24,13 @@ VERSION = 1
 
 _LEVELS = {"AVX512": ("x86_64_v4", "x86_64_v3"), "AVX2": ("x86_64_v3",)}
 _KINDS = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
-_REBUILD = "Reinstall with a C compiler present (pip install --force-reinstall robustssm)."
+_NOT_BUILT = "They were not built, as at installation there was no working C compiler."
+_REBUILD = (
+    "With a C compiler present, install robustssm again: pip install --force-reinstall --no-deps "
+    "--no-cache-dir, as pip would else take the build that it remembers."
+)
+
+_declared: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -34,13 +43,22 @@ class State:
     """Floats in a vector; 0 if there is none."""
     reason: str
     """Why there is none; empty if there is."""
+    refused: tuple[str, ...] = ()
+    """Libraries that are here but cannot be used, each with its reason: a damaged installation."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    library: ctypes.CDLL | None
+    level: str | None
+    refused: tuple[str, ...] = ()
 
 
 class _Overridden:
     """What tests and comparisons have changed: how many `without()` are open, and `at_level`."""
 
     count = 0
-    chosen: tuple[ctypes.CDLL, str, str] | None = None
+    chosen: _Found | None = None
 
 
 def available(*tensors: Tensor) -> bool:
@@ -48,17 +66,22 @@ def available(*tensors: Tensor) -> bool:
     if _Overridden.count or _library() is None:
         return False
     return all(
-        x.dtype == torch.float32 and x.device.type == "cpu" and x.layout == torch.strided
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.layout == torch.strided
+        and not x.is_neg()  # the imaginary part of a conjugate: its memory has the other sign
         for x in tensors
     )
 
 
 def state() -> State:
     """What was found; reports nothing and raises nothing."""
-    library, level, reason = _Overridden.chosen or _found()
-    if library is None:
-        return State(None, 0, reason)
-    return State(level, library.robustssm_vector_width(), "")
+    found = _Overridden.chosen or _found()
+    if found.library is None:
+        reasons = found.refused or (_NOT_BUILT,)
+        reason = " ".join(["No compiled CPU kernels.", *reasons, _REBUILD])
+        return State(None, 0, reason, found.refused)
+    return State(found.level, found.library.robustssm_vector_width(), "", found.refused)
 
 
 def vector_width() -> int:
@@ -77,8 +100,9 @@ def function(name: str, signature: str) -> Callable[..., None]:
     Raises:
         MemoryError: When called, if the C side could not allocate its scratch memory.
     """
+    _declared.add(name)
 
-    def call(*arguments: Tensor | int | float | None) -> None:
+    def call(*arguments: Tensor | ctypes.Array | int | float | None) -> None:
         raw = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         if _bound(_library(), name, signature)(*raw, torch.get_num_threads()):
             raise MemoryError(
@@ -109,7 +133,7 @@ def at_level(level: str) -> Iterator[None]:
     paths = _files(level)
     if not paths:
         raise ValueError(f"`at_level` needs a library that was built; got '{level}'. {_REBUILD}")
-    before, _Overridden.chosen = _Overridden.chosen, (_checked(paths[0]), level, "")
+    before, _Overridden.chosen = _Overridden.chosen, _Found(_checked(paths[0]), level)
     try:
         yield
     finally:
@@ -126,30 +150,35 @@ def _bound(library: ctypes.CDLL, name: str, signature: str) -> Callable[..., int
 
 def _library() -> ctypes.CDLL | None:
     """The library; if there is none, says so, once."""
-    return _Overridden.chosen[0] if _Overridden.chosen else _reported()
+    return _Overridden.chosen.library if _Overridden.chosen else _reported()
 
 
 @functools.cache
 def _reported() -> ctypes.CDLL | None:
-    library, _, reason = _found()
-    if library is None:
-        warnings.warn(f"{reason} Slower torch code runs instead.", RuntimeWarning, stacklevel=4)
-    return library
+    found = _found()
+    if found.library is None:
+        text = f"{state().reason} Slower torch code runs instead."
+    elif found.refused:
+        better = " ".join(found.refused)
+        text = f"Compiled CPU kernels of level {found.level} run where better ones would. {better}"
+        text = f"{text} {_REBUILD}"
+    else:
+        return found.library
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
+    return found.library
 
 
 @functools.cache
-def _found() -> tuple[ctypes.CDLL | None, str, str]:
-    """The first library that loads, its level, and otherwise the reason."""
-    reasons = []
+def _found() -> _Found:
+    """The first library that loads, and what was wrong with better ones."""
+    refused = []
     for level in (*_LEVELS.get(torch.backends.cpu.get_cpu_capability(), ()), "generic"):
         for path in _files(level):
             try:
-                return _checked(path), level, ""
+                return _Found(_checked(path), level, tuple(refused))
             except (OSError, AttributeError, ValueError) as error:
-                reasons.append(f"{path.name}: {error}.")
-    if not reasons:
-        reasons = ["They were not built, as at installation there was no working C compiler."]
-    return None, "", " ".join(["No compiled CPU kernels.", *reasons, _REBUILD])
+                refused.append(f"{path.name}: {error}.")
+    return _Found(None, None, tuple(refused))
 
 
 def _files(level: str) -> list[Path]:
@@ -159,10 +188,38 @@ def _files(level: str) -> list[Path]:
 
 
 def _checked(path: Path) -> ctypes.CDLL:
+    _refuse_cut_off(path.read_bytes())
     # After torch, so that both use one OpenMP runtime and its threads.
     library = ctypes.CDLL(str(path))
     version = library.robustssm_native_version
     version.restype = library.robustssm_vector_width.restype = ctypes.c_int64
     if version() != VERSION:
         raise ValueError(f"it is version {version()} where version {VERSION} is needed")
+    for name in _needed():
+        getattr(library, name)
     return library
+
+
+def _refuse_cut_off(content: bytes) -> None:
+    """Raises if an ELF file (Linux) lacks its end: loading it would kill the process (SIGBUS)."""
+    if content[:6] != b"\x7fELF\x02\x01":
+        return  # of another format, or none: its loader looks
+    try:
+        (start,) = struct.unpack_from("<Q", content, 32)
+        size, count = struct.unpack_from("<HH", content, 54)
+        ends = [
+            sum(struct.unpack_from("<Q16xQ", content, start + number * size + 8))
+            for number in range(count)
+        ]
+    except struct.error:
+        ends = [len(content) + 1]
+    if max(ends, default=0) > len(content):
+        raise ValueError(f"it is cut off after {len(content)} bytes")
+
+
+def _needed() -> list[str]:
+    """The functions that the wrappers beside this file declare."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name.startswith("cpu_"):
+            importlib.import_module(f"{__package__}.{module.name}")
+    return sorted(_declared)
