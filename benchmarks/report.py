@@ -5,6 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from benchmarks.harness import Comparison, Effort, Times
 from robustssm.core.provenance import commit
+from robustssm.ops.kernels import native
 
 PEER_PACKAGES = ("s5-pytorch", "mambapy", "opt-einsum")
 
@@ -32,6 +34,9 @@ def arguments(
     size.add_argument("--tiny", action="store_true", help="sizes of a test; times mean nothing")
     parser.add_argument("--threads", type=int, nargs="+", default=None)
     parser.add_argument("--rounds", type=int, help="rounds per comparison and number of threads")
+    parser.add_argument(
+        "--without-kernels", action="store_true", help="run without our compiled kernels"
+    )
     parser.add_argument("--json", type=Path, help="also write the JSON line there")
     parser.add_argument("--paper", type=Path, help="checkout of the code of qi2024exploring")
     parser.add_argument("--s4", type=Path, help="checkout of the official S4")
@@ -58,12 +63,16 @@ class Report:
         self.rows: list[dict] = []
         self.absent: list[str] = []
         self.machine = machine()
+        if parsed.without_kernels:
+            self.machine["kernels"] = "left out"
         self.load_before = _load()
         print(question)
         print("; ".join(f"{key} {value}" for key, value in self.machine.items()))
 
     def not_here(self, why: object) -> None:
         """Says which peer could not be used."""
+        if str(why) in self.absent:
+            return
         self.absent.append(str(why))
         print(f"not here: {why}")
 
@@ -81,22 +90,27 @@ class Report:
     def add(self, comparison: Comparison, effort: Effort | None = None) -> list[dict]:
         """Compares, then measures with every number of threads; returns the new rows."""
         print(f"\n{comparison.what}, {comparison.shape}")
-        for name, worst in comparison.verify().items():
-            print(f"  '{name}' agrees: worst gap {worst:.1e} of the largest entry")
-        saved = {c.name: c.saved_bytes() for c in comparison.candidates if c.saved_bytes}
         new = []
-        for threads in self.parsed.threads:
-            times = comparison.measure(threads=threads, effort=effort or self.effort())
-            new += _rows(comparison, times, threads, saved)
+        with self.kernels():
+            for name, worst in comparison.verify().items():
+                print(f"  '{name}' agrees: worst gap {worst:.1e} of the largest entry")
+            saved = {c.name: c.saved_bytes() for c in comparison.candidates if c.saved_bytes}
+            for threads in self.parsed.threads:
+                times = comparison.measure(threads=threads, effort=effort or self.effort())
+                new += _rows(comparison, times, threads, saved)
         for row in new:
             print("  " + _line(row))
         self.rows += new
         return new
 
+    def kernels(self) -> AbstractContextManager[None]:
+        """The context in which our compiled kernels run, or, if asked for, do not."""
+        return native.without() if self.parsed.without_kernels else nullcontext()
+
     def add_row(self, row: dict) -> None:
         """A row that no comparison made."""
         self.rows.append(row)
-        print("  " + _line(row))
+        print(f"{row['what']}, {row['shape']}\n  {_line(row)}")
 
     def finish(self) -> dict:
         """Prints the line of JSON, writes it where it was asked for, and returns it as a value.
@@ -134,6 +148,7 @@ def machine() -> dict[str, str]:
     found = {
         "torch": torch.__version__,
         "robustssm": commit() or "no checkout",
+        "kernels": native.state().level or "none",
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),
         "system": platform.system(),
@@ -187,12 +202,9 @@ def _line(row: dict) -> str:
 
 
 def _seconds(value: float) -> str:
-    for unit, factor in (("s ", 1.0), ("ms", 1e3), ("us", 1e6)):
-        if value * factor >= 1:
-            break
-    else:
-        unit, factor = "ns", 1e9
-    return f"{value * factor:8.2f} {unit}"
+    units = {"s ": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+    unit = next((unit for unit, factor in units.items() if value * factor >= 1), "ns")
+    return f"{value * units[unit]:8.2f} {unit}"
 
 
 def _load() -> list[float]:
