@@ -135,9 +135,8 @@ class _MegaLayer(SequenceLayer):
         scaled = average if self.scaling is None else self.scaling(average)
         u, z, r, h_x = self.mixed(F.silu(scaled)).split(self.widths, -1)
         z = F.silu(z)
-        q, k = (
-            z * gain + offset for gain, offset in zip(self.qk_gain, self.qk_offset, strict=True)
-        )
+        scalings = zip(self.qk_gain, self.qk_offset, strict=True)
+        q, k = (torch.addcmul(offset, z, gain) for gain, offset in scalings)
         read = attention(q[:, None], k[:, None], v[:, None])[:, 0]
         h = F.silu(h_x + self.hidden(read * F.silu(r)))
         x = self.norm(x + torch.sigmoid(u) * (h - x))

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,8 +16,8 @@ from robustssm.layers.base import CausalLayer, LayerConfig, Role
 from robustssm.layers.preparation import Preparing
 from robustssm.ops.discretize import zero_order_hold
 from robustssm.ops.hippo import legs
+from robustssm.ops.mimo import mimo_scan
 from robustssm.ops.recurrence import Recurrence
-from robustssm.ops.scan import linear_scan
 
 _EDGE = math.erf(2 / math.sqrt(2))  # P(|N(0, 1)| < 2)
 _TRUNCATED_STD = 0.8796256610342398  # of N(0, 1) cut off at 2 deviations
@@ -89,6 +88,15 @@ class _System(NamedTuple):
     D: Float[Tensor, " d_model"]
 
 
+class _Stacked(NamedTuple):
+    """The system as `mimo_scan` takes it."""
+
+    into: Float[Tensor, "rows d_model"]
+    out: Float[Tensor, "rows d_model"]
+    a: Complex[Tensor, " modes"]
+    skip: Float[Tensor, " d_model"]
+
+
 class S5State(NamedTuple):
     """The state and the system that it follows."""
 
@@ -135,14 +143,8 @@ class S5(Preparing, CausalLayer):
     ) -> Float[Tensor, "batch length d_model"]:
         """Maps (batch, length, d_model) to the same shape: two real matrix products and a scan."""
         with torch.autocast(x.device.type, enabled=False):
-            A, B, C, D = self._system()
-            u = x.to(D.dtype)
-            # Real and imaginary parts side by side, as complex numbers lie in memory.
-            into = torch.view_as_real(B).transpose(1, 2).flatten(0, 1)
-            out = self._read() * torch.view_as_real(C.conj_physical()).flatten(1)
-            driven = torch.view_as_complex(F.linear(u, into).unflatten(-1, (-1, 2)))
-            h = torch.view_as_real(linear_scan(A, driven)).flatten(-2)
-            y = torch.addcmul(F.linear(h, out), D, u)
+            system = self._stacked()
+            y = mimo_scan(x.to(system.skip.dtype), *system)
         return self._scaled(y.to(x.dtype))
 
     def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> Recurrence:
@@ -194,6 +196,18 @@ class S5(Preparing, CausalLayer):
         C = torch.view_as_complex(self.C.to(dtype))
         single = dtype.to_complex()
         return _System(A[0].to(single), B[0].to(single), C, self.D.to(dtype))
+
+    def _stacked(self) -> _Stacked:
+        """The same system, real matrices for `mimo_scan`."""
+        dtype = torch.promote_types(self.A.dtype, torch.float32)
+
+        def make() -> _Stacked:
+            A, B, C, D = self._make_system(dtype)
+            out = self._read() * torch.cat([C.real.T, -C.imag.T])
+            # A copy, as the parameter itself would ask for a gradient even if frozen.
+            return _Stacked(torch.cat([B.real, B.imag]), out, A, D.clone())
+
+        return self._prepared(("stacked", dtype, self.A.device), make)
 
     def _read(self) -> float:
         return 2.0 if self.config.conjugate_symmetric else 1.0

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
+from robustssm.ops.kernels import cpu_attention, native
+
 _CHUNK_ELEMENTS = 2**18  # scores at a time: 1 MiB, which stays in the cache
 
 
@@ -46,7 +48,9 @@ def softmax_attention(
     with torch.autocast(q.device.type, enabled=False):
         q, k, values = q.to(dtype), k.to(dtype), v.to(dtype)
         if q.device.type == "cpu":
-            y = _Attention.apply(q / math.sqrt(q.shape[-1]), k, values, mask)
+            given = [x for x in (q, k, values, mask) if x is not None]
+            made = _Compiled if native.available(*given) else _Attention
+            y = made.apply(q / math.sqrt(q.shape[-1]), k, values, mask)
         else:
             y = F.scaled_dot_product_attention(q, k, values, attn_mask=mask)
         return y.to(v.dtype)  # pyright: ignore[reportOptionalMemberAccess]
@@ -70,6 +74,22 @@ def softmax_attention_reference(
     return torch.stack(outputs, 2)
 
 
+class _Compiled(Function):
+    """softmax(q k^T + bias) v, a block of queries against all keys at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        return cpu_attention.attention(q, k, v, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,), inputs, wanted = gradients, ctx.saved_tensors, ctx.needs_input_grad
+        if torch.is_grad_enabled():  # the gradient itself will be differentiated
+            return _plain_gradients(inputs, dy, wanted)
+        return cpu_attention.attention_gradients(dy, *inputs, for_bias=wanted[3])
+
+
 class _Attention(Function):
     """softmax(q k^T + bias) v, by parts of the batch and heads that fit the cache."""
 
@@ -77,7 +97,7 @@ class _Attention(Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         y = _like(q, v.shape[-1])
         for part in _parts(q, k):
-            y[part] = torch.bmm(_weights(part, q, k, bias), v[part])
+            torch.bmm(_weights(part, q, k, bias), v[part], out=y[part])
         ctx.save_for_backward(q, k, v, bias, y)
         return y
 
@@ -91,9 +111,10 @@ class _Attention(Function):
         through_softmax = (dy * y).sum(-1, keepdim=True)
         for part in _parts(q, k):
             weights = _weights(part, q, k, bias)
-            dv[part] = torch.bmm(weights.mT, dy[part])
+            torch.bmm(weights.mT, dy[part], out=dv[part])
             slopes = torch.bmm(dy[part], v[part].mT).sub_(through_softmax[part]).mul_(weights)
-            dq[part], dk[part] = torch.bmm(slopes, k[part]), torch.bmm(slopes.mT, q[part])
+            torch.bmm(slopes, k[part], out=dq[part])
+            torch.bmm(slopes.mT, q[part], out=dk[part])
             if dbias is not None:
                 dbias[part[1] if len(dbias) > 1 else 0] += slopes.sum(0)
         return dq, dk, dv, dbias

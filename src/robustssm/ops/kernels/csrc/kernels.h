@@ -10,3 +10,11 @@ EXPORT int64_t robustssm_vector_width(void) { return VW; }
 
 #include "convolution_direct.h"
 #include "convolution_fft.h"
+#include "selective_scan.h"
+#include "short_convolution.h"
+#include "scan.h"
+#include "low_rank.h"
+#include "attention.h"
+#include "matrix.h"
+#include "activation.h"
+#include "block.h"
