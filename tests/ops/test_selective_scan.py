@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustssm.core.rng import Noise, global_stream
-from robustssm.ops import selective_scan as module
+from robustssm.ops.kernels import native, torch_selective_scan
 from robustssm.ops.selective_scan import hold_gain, selective_scan, selective_scan_reference
 
 F64 = torch.float64
@@ -51,8 +51,8 @@ def selective_inputs(noise, batch, time, channels, state):
 def test_selective_scan_is_the_loop(batch, time, channels, state, how, monkeypatch):
     inputs = selective_inputs(Noise(time), batch, time, channels, state)
     for step_elements, chunk_elements in [(2**16, 2**19), (2 * channels * state, 500), (1, 1)]:
-        monkeypatch.setattr(module, "_STEP_ELEMENTS", step_elements)
-        monkeypatch.setattr(module, "_CHUNK_ELEMENTS", chunk_elements)
+        monkeypatch.setattr(torch_selective_scan, "_STEP_ELEMENTS", step_elements)
+        monkeypatch.setattr(torch_selective_scan, "_CHUNK_ELEMENTS", chunk_elements)
         agree(
             lambda *x: selective_scan(*x, discretization=how),
             lambda *x: selective_scan_reference(*x, discretization=how),
@@ -62,7 +62,7 @@ def test_selective_scan_is_the_loop(batch, time, channels, state, how, monkeypat
 
 @pytest.mark.parametrize("how", ["euler", "zoh"])
 def test_selective_scan_passes_gradcheck_twice(how, monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 12)
+    monkeypatch.setattr(torch_selective_scan, "_CHUNK_ELEMENTS", 12)
     inputs = [x.requires_grad_() for x in selective_inputs(Noise(5), 2, 4, 2, 3)]
     run = lambda *x: selective_scan(*x, discretization=how)  # noqa: E731
     gradcheck(run, inputs, twice=True)
@@ -135,17 +135,53 @@ def test_extreme_steps_stay_finite():
         )
 
 
-def test_float32_agrees_with_float64():
+def test_float32_of_torch_agrees_with_float64():
     inputs = selective_inputs(Noise(10), 2, 200, 8, 16)
-    single = selective_scan(*(x.float() for x in inputs))
+    with native.without():
+        single = selective_scan(*(x.float() for x in inputs))
     exact = selective_scan_reference(*inputs)
     assert (single - exact).norm() / exact.norm() < 5e-7
 
 
-def test_backward_keeps_only_the_states_at_chunk_starts():
+def test_torch_keeps_only_the_states_at_chunk_starts():
     inputs = [x.float().requires_grad_() for x in selective_inputs(Noise(11), 64, 64, 64, 16)]
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()), lambda x: x):
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()), lambda x: x)
+    with native.without(), hooks:
         selective_scan(*inputs)
     all_states = 64 * 64 * 64 * 16
     assert max(kept) <= all_states / 4
+
+
+@pytest.mark.parametrize("how", ["euler", "zoh"])
+def test_bias_and_gate_are_softplus_and_silu(how):
+    noise = Noise(12)
+    u, delta, A, B, C, D = selective_inputs(noise, 2, 9, 3, 2)
+    bias, gate = values(noise, 3), values(noise, 2, 9, 3)
+
+    def by_hand(u, x, A, B, C, D, bias, gate):
+        y = selective_scan_reference(u, torch.log1p(torch.exp(x + bias)), A, B, C, D, **kind)
+        return y * gate / (1 + torch.exp(-gate))
+
+    kind = {"discretization": how}
+    inputs = [u, delta.log(), A, B, C, D, bias, gate]
+    for scan in (selective_scan, selective_scan_reference):
+        agree(lambda *x, f=scan: f(*x[:6], bias=x[6], gate=x[7], **kind), by_hand, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_nothing_comes_of_an_empty_batch(dtype):
+    for batch, time in ((0, 5), (0, 0)):
+        inputs = selective_inputs(Noise(13), batch, time, 3, 2)
+        inputs = [x.to(dtype).requires_grad_() for x in inputs]
+        y = selective_scan(*inputs)
+        assert y.shape == (batch, time, 3)
+        for x, slope in zip(inputs, torch.autograd.grad(y.sum(), inputs), strict=True):
+            assert torch.equal(slope, torch.zeros_like(x))
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    u, delta, A, B, C, D = selective_inputs(Noise(14), 2, 5, 3, 4)
+    unchecked = getattr(selective_scan, "__wrapped__", selective_scan)  # by the annotations
+    with pytest.raises(ValueError, match=r"`selective_scan\(B=...\)` must have shape \(2, 5, 4\)"):
+        unchecked(u, delta, A, B[:, :4], C, D)

@@ -18,6 +18,7 @@ from robustssm.layers.base import CausalLayer, LayerConfig, Role
 from robustssm.layers.preparation import Preparing
 from robustssm.ops.recurrence import Recurrence
 from robustssm.ops.selective_scan import Discretization, hold_gain, selective_scan
+from robustssm.ops.short_convolution import short_convolution
 
 
 @register("mamba")
@@ -123,18 +124,25 @@ class Mamba(Preparing, CausalLayer):
         self, x: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """Maps (batch, length, d_model) to the same shape."""
-        v, z = self.in_proj(x).chunk(2, -1)
-        u = F.silu(self._convolved(v))
-        system = self._select(u)
+        # Each half by itself, so that their gradients need not be copied into one tensor.
+        v, z = (F.linear(x, W) for W in self.in_proj.weight.chunk(2))
+        u = self._convolved(v)
+        steps, bias, *system = self._driven(u)
+        gated = self.scaling is None and z.dtype == steps.dtype
         with torch.autocast(x.device.type, enabled=False):
             y = selective_scan(
-                u.to(system.delta.dtype), *system, discretization=self.config.discretization
+                u.to(steps.dtype),
+                steps,
+                *system,
+                bias=bias,
+                gate=z if gated else None,
+                discretization=self.config.discretization,
             )
-        return self._out(y.to(u.dtype), z)
+        return self.out_proj(y) if gated else self._out(y.to(u.dtype), z)
 
     def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> Recurrence:
         """One system per inner channel, as `x` selects it, driven by the convolution's output."""
-        u = F.silu(self._convolved(self.in_proj(x).chunk(2, -1)[0]))
+        u = self._convolved(self.in_proj(x).chunk(2, -1)[0])
         delta, A, B, C, D = self._select(u)
         held = delta[..., None]
         return Recurrence(
@@ -174,28 +182,27 @@ class Mamba(Preparing, CausalLayer):
         return {"A_log": "dynamics", "dt_proj.bias": "dynamics", "D": "gain"}
 
     def _convolved(self, v: Tensor) -> Tensor:
-        """The causal convolution, through the two-dimensional one.
-
-        That one reads channels innermost as they lie, three to five times as fast as `conv1d`.
-        """
-        padded = F.pad(v, (0, 0, self.config.d_conv - 1, 0))
-        image = rearrange(padded, "batch length inner -> batch inner 1 length")
-        weight = rearrange(self.conv1d.weight, "inner 1 taps -> inner 1 1 taps")
-        y = F.conv2d(image, weight, self.conv1d.bias, groups=self.d_inner)
-        return rearrange(y, "batch inner 1 length -> batch length inner")
+        """silu(conv(v))."""
+        assert self.conv1d.bias is not None
+        return short_convolution(v, self.conv1d.weight[:, 0], self.conv1d.bias)
 
     def _select(self, u: Tensor) -> _Selected:
         """The system at every step, in at least float32 and with autocast off."""
+        steps, bias, *system = self._driven(u)
+        with torch.autocast(u.device.type, enabled=False):
+            return _Selected(F.softplus(steps + bias), *system)
+
+    def _driven(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The same with step sizes as x and bias of softplus(x + bias)."""
         selected = self.x_proj(u)
         with torch.autocast(u.device.type, enabled=False):
             dtype = self._state_dtype()
             dt, B, C = selected.to(dtype).split(
                 [self.dt_rank, self.config.d_state, self.config.d_state], -1
             )
-            weight, bias = self.dt_proj.weight.to(dtype), self.dt_proj.bias.to(dtype)
-            delta = F.softplus(F.linear(dt, weight, bias))
             A = self._prepared((dtype, dt.device), lambda: -torch.exp(self.A_log.to(dtype)))
-            return _Selected(delta, A, B, C, self.D.to(dtype))
+            steps = F.linear(dt, self.dt_proj.weight.to(dtype))
+            return steps, self.dt_proj.bias.to(dtype), A, B, C, self.D.to(dtype)
 
     def _gain(self, held: Tensor, A: Tensor) -> Tensor:
         return held if self.config.discretization == "euler" else hold_gain(held, A)
