@@ -1,11 +1,13 @@
 """The command line as a user meets it: help, lists, a run, a report, and errors that repair."""
 
+import contextlib
 import json
 
 import pytest
 from typer.testing import CliRunner
 
 from robustssm.cli import app as cli
+from robustssm.ops.kernels import native
 from tests.experiment.small import SMALL
 
 SET = [word for item in SMALL.items() for word in ("--set", "=".join(item))]
@@ -77,6 +79,38 @@ def test_doctor_checks_every_layer():
     assert result.exit_code == 0, result.output
     for name in ("s4", "dss", "s5", "mega", "mamba"):
         assert f"layer: {name}" in result.output
+    assert "cpu kernels" in result.output and "triton kernels" in result.output
+
+
+def test_doctor_without_compiled_kernels_is_content(monkeypatch):
+    missing = native.State(None, 0, "No compiled CPU kernels. Reinstall.")
+    monkeypatch.setattr(native, "state", lambda: missing)
+    result = call("doctor")
+    assert result.exit_code == 0, result.output
+    assert "No compiled CPU kernels" in result.output
+
+
+@pytest.mark.parametrize("damage, status", [((), 0), (("v4.so: it is cut off.",), 1)])
+def test_doctor_with_a_damaged_library_is_not(monkeypatch, damage, status):
+    state = native.State(None, 0, "No compiled CPU kernels.", damage)
+    monkeypatch.setattr(native, "state", lambda: state)
+    assert call("doctor").exit_code == status
+
+
+@pytest.mark.parametrize("verb", ["run", "evaluate", "demo"])
+def test_keeping_memory_is_asked_for(monkeypatch, verb, tmp_path):
+    kept = []
+    monkeypatch.setattr("robustssm.core.allocator.keep_freed_memory", lambda: kept.append(verb))
+    monkeypatch.setattr("robustssm.cli.demo.run_demo", lambda *a, **k: 0)
+    arguments = {
+        "run": [verb, "digits.none", "--out", tmp_path / "run"],
+        "evaluate": [verb, tmp_path / "no-run"],
+        "demo": [verb, "--out", tmp_path / "demo"],
+    }[verb]
+    for option in ([], ["--keep-memory"]):
+        with contextlib.suppress(ValueError, OSError):  # there is no such recipe, no such run
+            call(*arguments, *option)
+        assert kept == [verb] * len(option)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from robustssm.experiment import Experiment, evaluate_run, run
 from robustssm.experiment.fit import Fit
 from robustssm.recipes import recipe
 from robustssm.records import EvaluationResult, read_records
-from robustssm.training.loop import train_batch
+from robustssm.training import loop
 from tests.experiment.small import SMALL
 
 
@@ -114,9 +114,10 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
         if len(calls) == 5:
             with torch.no_grad():
                 next(learner.model.parameters()).fill_(math.nan)
-        return train_batch(learner, *arguments, **keywords)
+        return train(learner, *arguments, **keywords)
 
-    monkeypatch.setattr("robustssm.training.loop.train_batch", sabotage)
+    train = loop._train
+    monkeypatch.setattr(loop, "_train", sabotage)
     experiment = override(recipe("digits.s4_standard"), SMALL)
     with pytest.raises(NonFiniteLoss, match=r"epoch 2, step 5: 'loss' is nan.*last good"):
         run(experiment, tmp_path / "run", device="cpu")

@@ -89,3 +89,34 @@ def test_a_damaged_recipe_is_named(tmp_path):
 def test_differences_see_tuples_as_lists():
     assert differences({"a": (1, 2)}, {"a": [1, 2]}) == []
     assert differences({"a": 1}, {"b": 1}) == ["a: 1 there, null now", "b: null there, 1 now"]
+
+
+def test_lines_wait_for_a_second_and_for_nothing_longer(started, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("robustssm.experiment.rundir.time.monotonic", lambda: now[0])
+
+    def after(seconds, step):
+        now[0] += seconds
+        started.append(StepRecord(kind="step", epoch=1, step=step))
+        return [r.step for r in read_records(started.metrics)]
+
+    assert after(0.0, 1) == [1]
+    assert after(0.5, 2) == [1]
+    assert after(0.6, 3) == [1, 2, 3]
+    assert after(0.1, 4) == [1, 2, 3]
+    started.flush()
+    assert [r.step for r in read_records(started.metrics)] == [1, 2, 3, 4]
+    assert after(0.1, 5) == [1, 2, 3, 4]
+    started.rewind(epoch=1, step=5)
+    assert [r.step for r in read_records(started.metrics)] == [1, 2, 3, 4, 5]
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_on_resuming(started):
+    started.append(StepRecord(kind="step", epoch=1, step=1))
+    with started.metrics.open("a") as file:
+        file.write('{"kind": "step", "ep')
+    resumed = RunDirectory(started.path)
+    resumed.rewind(epoch=0, step=1)
+    resumed.append(StepRecord(kind="step", epoch=1, step=2))
+    resumed.flush()
+    assert [r.step for r in read_records(started.metrics)] == [1, 2]

@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 
 from robustssm.cli import judging
-from robustssm.cli.options import DataDir, Device, Quiet, Set, Threads, assignments, out
+from robustssm.cli.options import (
+    DataDir,
+    Device,
+    KeepMemory,
+    Quiet,
+    Set,
+    Threads,
+    assignments,
+    out,
+)
 from robustssm.core.errors import Inapplicable, NonFiniteLoss, RunInUse
 
 app = typer.Typer(
@@ -88,6 +97,7 @@ def run(
     data_dir: DataDir = None,
     device: Device = "auto",
     threads: Threads = None,
+    keep_memory: KeepMemory = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe and evaluate it; kill it at any time and continue with --resume."""
@@ -144,6 +154,7 @@ def demo(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one per core.")] = None,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
+    keep_memory: KeepMemory = False,
 ) -> None:
     """Train six structures in three ways on 8x8 digits, attack them all, and write the report."""
     from robustssm.cli.demo import run_demo

@@ -7,16 +7,16 @@ from rich.table import Table
 
 
 def examine(console: Console, data_dir: Path | None) -> int:
-    """Prints versions, devices, data and a self-check of every layer; returns an exit status."""
+    """Prints versions, devices, kernels, data and a check of every layer; returns a status."""
     from robustssm.core.provenance import commit, versions
-    from robustssm.experiment.health import data_sets, devices, layers
+    from robustssm.experiment.health import data_sets, devices, kernels, layers
 
     table = Table("what", "state", title="robustssm doctor")
     for name, version in versions().items():
         table.add_row(name, version)
     table.add_row("commit", commit() or "not a git checkout")
     good = True
-    for section in (devices(), data_sets(data_dir), layers()):
+    for section in (devices(), kernels(), data_sets(data_dir), layers()):
         for finding in section:
             good &= finding.good
             mark = "" if finding.good else "[bold red]wrong:[/] "

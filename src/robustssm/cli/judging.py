@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from robustssm.cli.options import DataDir, Device, Quiet, Set, Threads, assignments, out
+from robustssm.cli.options import (
+    DataDir,
+    Device,
+    KeepMemory,
+    Quiet,
+    Set,
+    Threads,
+    assignments,
+    out,
+)
 
 
 def evaluate(
@@ -42,6 +51,7 @@ def evaluate(
     data_dir: DataDir = None,
     device: Device = "auto",
     threads: Threads = None,
+    keep_memory: KeepMemory = False,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a run's checkpoints again, by a suite or other attacks; resumable.

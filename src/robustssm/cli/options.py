@@ -20,6 +20,26 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; by default what suits the batch.")
 ]
+
+
+def _keep_memory(asked: bool) -> bool:
+    """Done at once, in this process and those that it will start; no verb needs to know."""
+    if asked:
+        from robustssm.core.allocator import keep_freed_memory
+
+        keep_freed_memory()
+    return asked
+
+
+KeepMemory = Annotated[
+    bool,
+    typer.Option(
+        "--keep-memory",
+        callback=_keep_memory,
+        help="Keep freed memory for reuse: faster on a CPU where tensors are large, takes more "
+        "memory (Linux with glibc).",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 

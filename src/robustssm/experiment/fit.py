@@ -2,14 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from robustssm.core.placement import Placement
 from robustssm.core.rng import Streams
-from robustssm.data.base import Splits
+from robustssm.data.base import Split, Splits
 from robustssm.data.batches import Batch, batches, epoch_order
 from robustssm.experiment.display import Display
 from robustssm.experiment.rundir import RunDirectory
@@ -18,6 +18,7 @@ from robustssm.records import StepRecord
 from robustssm.training import checkpoint
 from robustssm.training.averaging import WeightAverage
 from robustssm.training.loop import Learner, train_epoch
+from robustssm.training.readings import Report
 from robustssm.training.selection import score
 
 
@@ -40,9 +41,8 @@ class Fit:
             NonFiniteLoss: If the loss stops being finite; the last good checkpoint is kept.
         """
         self._streams = Streams(self.experiment.seed)
-        self._train = self.splits.train
-        if self.placement.device.type == "cuda":  # then batches are gathered there, uncopied
-            self._train = self._train.to(self.placement.device)
+        self._train = self._resident(self.splits.train)
+        self._watched = self._find_watched()
         self._learner = self._make_learner()
         self._best: tuple[float, float] | None = None
         self._best_epoch = 0
@@ -54,13 +54,30 @@ class Fit:
             batch=self._learner.batch,
         )
         self._saved = time.monotonic()
-        while self._learner.epoch < self.experiment.epochs:
-            self._epoch()
+        try:
+            while self._learner.epoch < self.experiment.epochs:
+                self._epoch()
+        finally:
+            self.run.write()  # what was measured before an error or a Ctrl-C
         return self._learner.model
 
     @property
     def _per_epoch(self) -> int:
         return math.ceil(len(self.splits.train) / self.experiment.batch_size)
+
+    def _resident(self, split: Split) -> Split:
+        """The split on a GPU, where batches are then gathered uncopied; on a CPU as it is."""
+        return split.to(self.placement.device) if self.placement.device.type == "cuda" else split
+
+    def _find_watched(self) -> dict[str, Split]:
+        """The examples that the monitor looks at, by the name of their split."""
+        monitor = self.experiment.monitor
+        counts = {"train": monitor.train, "validation": monitor.validation, "test": monitor.test}
+        return {
+            name: self._resident(getattr(self.splits, name).take(slice(count)))
+            for name, count in counts.items()
+            if count and len(getattr(self.splits, name))
+        }
 
     def _make_learner(self) -> Learner:
         experiment, device = self.experiment, self.placement.device
@@ -87,33 +104,38 @@ class Fit:
 
     def _epoch(self) -> None:
         learner = self._learner
-        began, before = time.monotonic(), learner.examples
-        for scalars in self._steps():
-            elapsed = time.monotonic() - began
-            # The generator counts an epoch as finished only once its last batch was handled here.
-            speed = (learner.examples - before) / max(elapsed, 1e-9)
-            if learner.step % self.experiment.log_every == 0:
-                values = scalars | {"images_per_second": speed}
-                self._log("step", learner.epoch + 1, values)
-            self.display.step(
-                epoch=learner.epoch + 1, batch=learner.batch, values=scalars, speed=speed
-            )
+        self._began, self._before = time.monotonic(), learner.examples
+        for report in self._reports():
+            self._note(report)
             if time.monotonic() - self._saved > self.save_seconds:
                 self._save("last")
         values = {f"train_seen_{name}": mean for name, mean in learner.means().items()}
-        values["images_per_second"] = (learner.examples - before) / (time.monotonic() - began)
+        values["images_per_second"] = self._speed()
         learner.sums, learner.examples = {}, 0
         if self.experiment.monitor.due(learner.epoch, self.experiment.epochs):
             values |= self._figures()
             self._keep_if_best(values)
-        values["seconds"] = time.monotonic() - began
-        self._log("epoch", learner.epoch, values)
+        values["seconds"] = time.monotonic() - self._began
+        self._log("epoch", epoch=learner.epoch, step=learner.step, values=values)
         self.display.epoch(epoch=learner.epoch, values=values)
         self._save("last")
         if self.experiment.keep_every and learner.epoch % self.experiment.keep_every == 0:
             self._save(f"epoch_{learner.epoch}")
 
-    def _steps(self) -> Iterator[dict[str, float]]:
+    def _note(self, report: Report) -> None:
+        """Logs and shows a batch."""
+        speed = self._speed()
+        if report.step % self.experiment.log_every == 0:
+            values = {**report.values, "images_per_second": speed}
+            self._log("step", epoch=report.epoch, step=report.step, values=values)
+        self.display.step(epoch=report.epoch, batch=report.batch, values=report.values, speed=speed)
+
+    def _speed(self) -> float:
+        """Images per second since the epoch began, or was gone on with."""
+        elapsed = time.monotonic() - self._began
+        return (self._learner.examples - self._before) / max(elapsed, 1e-9)
+
+    def _reports(self) -> Iterator[Report]:
         experiment, learner = self.experiment, self._learner
         return train_epoch(
             learner,
@@ -143,16 +165,9 @@ class Fit:
         """The monitor's figures on every split it watches, with the evaluated weights."""
         monitor, learner = self.experiment.monitor, self._learner
         values: dict[str, float] = {}
-        watched = {"train": monitor.train, "validation": monitor.validation, "test": monitor.test}
         with learner.evaluated_weights():
-            for name, count in watched.items():
-                split = getattr(self.splits, name)
-                if count == 0 or len(split) == 0:
-                    continue
-                rows = min(count, len(split))
-                batch = next(
-                    batches(split, order=None, batch_size=rows, device=self.placement.device)
-                )
+            for name, split in self._watched.items():
+                (batch,) = batches(split, batch_size=len(split), device=self.placement.device)
                 figures = monitor.measure(
                     learner.model,
                     batch.x,
@@ -172,6 +187,10 @@ class Fit:
             self._save("best")
 
     def _save(self, name: str) -> None:
+        # First what is still pending: a loss that is not finite must not get into a checkpoint, and
+        # a checkpoint's lines must be on the disk before it.
+        for report in self._learner.settle():
+            self._note(report)
         self.run.flush()
         extra = {
             "best": self._best,
@@ -181,5 +200,5 @@ class Fit:
         checkpoint.write(self.run.checkpoint(name), self._learner, extra=extra)
         self._saved = time.monotonic()
 
-    def _log(self, kind: str, epoch: int, values: dict[str, float]) -> None:
-        self.run.append(StepRecord(kind=kind, epoch=epoch, step=self._learner.step, values=values))
+    def _log(self, kind: str, *, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        self.run.append(StepRecord(kind=kind, epoch=epoch, step=step, values=values))

@@ -1,7 +1,9 @@
 """The directory of a run: its files, its lock, and how an interrupted one is picked up again."""
 
 import json
+import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from robustssm.core.errors import CorruptFile, RunInUse
 from robustssm.records import Provenance, StepRecord, read_json, read_records, write_json
+
+_SECONDS_BETWEEN_WRITES = 1.0
 
 
 class RunDirectory:
@@ -26,6 +30,8 @@ class RunDirectory:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.evaluation = path / "evaluation.json"
+        self._waiting: list[str] = []
+        self._written = -math.inf
 
     def checkpoint(self, name: str) -> Path:
         """Place of the checkpoint `name`: "last", "best" or "epoch_N"."""
@@ -87,18 +93,33 @@ class RunDirectory:
         write_json(self.path / "provenance.json", record | {"seconds": round(spent, 1)})
 
     def append(self, record: StepRecord) -> None:
-        """Adds a line to metrics.jsonl."""
-        with self.metrics.open("a") as file:
-            file.write(record.to_line() + "\n")
+        """Adds a line to metrics.jsonl, which is opened once a second at most.
+
+        Lines wait in memory for `write`, `flush`, `rewind`, or the first line after that second. A
+        killed process loses those that wait, none of which is older than a checkpoint.
+        """
+        self._waiting.append(record.to_line() + "\n")
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def write(self) -> None:
+        """Hands the lines that wait to the system, which keeps them if this process is killed."""
+        lines, self._waiting = self._waiting, []
+        if lines:
+            with self.metrics.open("a") as file:
+                file.write("".join(lines))
+        self._written = time.monotonic()
 
     def flush(self) -> None:
-        """Sees metrics.jsonl onto the disk, as before every checkpoint."""
+        """Sees metrics.jsonl onto the disk, lines that wait included, as before a checkpoint."""
+        self.write()
         if self.metrics.exists():
             with self.metrics.open("rb") as file:
                 os.fsync(file.fileno())
 
     def rewind(self, *, epoch: int, step: int) -> None:
         """Drops the lines written after the checkpoint of `epoch` epochs and `step` steps."""
+        self.write()
         if not self.metrics.exists():
             return
         kept = [

@@ -23,9 +23,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustssm.ops.kernels import cpu_convolution, native, torch_convolution
+from robustssm.ops.kernels import (
+    cpu_convolution,
+    native,
+    torch_convolution,
+    triton_convolution,
+)
 
-Form = Literal["compiled_direct", "compiled_fft", "fft", "toeplitz"]
+Form = Literal["compiled_direct", "compiled_fft", "fft", "toeplitz", "triton"]
 
 TOEPLITZ_UP_TO = 64
 """Longest sequence that Toeplitz matrices serve better than torch's FFT (table above)."""
@@ -66,6 +71,8 @@ def prepared_kernel(
     form = form or _fastest(kernel)
     if form.startswith("compiled"):
         cpu_convolution.check(kernel, form)
+    if form == "triton":  # its tiles are made of the kernel as they are needed
+        return PreparedKernel(kernel, form, kernel.detach())
     with torch.no_grad():
         return PreparedKernel(kernel, form, _FORMS[form].prepare(kernel.detach()))
 
@@ -86,7 +93,8 @@ def causal_convolution(
         kernel: One kernel per channel, (channels, length), in the dtype of `u`, or such a one
             prepared.
         form: How it is computed; by default the faster one for this length. Compiled forms are for
-            float32 on a CPU.
+            float32 on a CPU; "triton" is for CUDA and must be asked for, as it has not been
+            measured against torch's FFT there.
 
     Returns:
         y, (batch, length, channels).
@@ -99,6 +107,8 @@ def causal_convolution(
     """
     if not isinstance(kernel, PreparedKernel):
         kernel = prepared_kernel(kernel, form=form)
+    if kernel.form == "triton":
+        return triton_convolution.causal_convolution(u, kernel.kernel)
     y = _FORMS[kernel.form].apply(u, kernel.kernel, kernel.aid)
     return y  # pyright: ignore[reportReturnType]
 

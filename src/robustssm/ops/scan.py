@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
-from robustssm.ops.kernels import cpu_scan, native
+from robustssm.ops.kernels import cpu_scan, gpu, native, triton_scan
 
 # Below this many numbers per step, calls to torch cost more than their work (one CPU core).
 _LOOP_ELEMENTS = 4096
@@ -36,7 +36,10 @@ def linear_scan(
 
     Numerics: within 3e-6 of max|h| in complex64 for |a| <= 1 over 1024 steps.
     """
-    return _Scan.apply(*_aligned(a, b), reverse)  # pyright: ignore[reportReturnType]
+    a, b = _aligned(a, b)
+    if gpu.serves(b) and triton_scan.supports_scan(a, b):
+        return triton_scan.linear_scan(a, b, reverse=reverse)
+    return _Scan.apply(a, b, reverse)  # pyright: ignore[reportReturnType]
 
 
 def linear_scan_reference(

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from robustssm.core.errors import violation
 from robustssm.ops.discretize import expm1_ratio
-from robustssm.ops.kernels import cpu_selective_scan, native, torch_selective_scan
+from robustssm.ops.kernels import (
+    cpu_selective_scan,
+    gpu,
+    native,
+    torch_selective_scan,
+    triton_selective_scan,
+)
 
 Discretization = Literal["euler", "zoh"]
 
@@ -140,6 +146,11 @@ def _composed(
     if bias is not None:
         delta = F.softplus(delta + bias)
     driven = u if held else delta * u
-    y = torch_selective_scan.SelectiveScan.apply(driven, delta, A, B, C, held)
-    y = torch.addcmul(y, D, u)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    scan = triton_selective_scan
+    chosen = "zoh" if held else "euler"
+    if gpu.serves(u) and scan.supports(u, delta, A, B, C, D, discretization=chosen):
+        y = scan.selective_scan(u, delta, A, B, C, D)
+    else:
+        y = torch_selective_scan.SelectiveScan.apply(driven, delta, A, B, C, held)
+        y = torch.addcmul(y, D, u)  # pyright: ignore[reportCallIssue, reportArgumentType]
     return y if gate is None else y * F.silu(gate)

@@ -1,6 +1,14 @@
-"""The loop: the only backward on parameters, the only clipping, the only optimiser step."""
+"""The loop: the only backward on parameters, the only clipping, the only optimiser step.
+
+On a CPU a batch's scalars are read, and refused if they are not finite, before its step. A GPU is
+never waited for within a step: the scalars of a batch are read once the next batch is under way, so
+a loss that is not finite is refused one step late. Until then nothing of that batch is in
+`Learner.sums`, and who writes a checkpoint settles first: none can hold parameters that were
+stepped on such a loss.
+"""
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,12 +18,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from robustssm.core.errors import NonFiniteLoss
 from robustssm.core.placement import Placement
 from robustssm.core.rng import Noise, Streams, global_stream
 from robustssm.training.averaging import WeightAverage
 from robustssm.training.objective import Memory, Objective, Update
 from robustssm.training.optim import set_rate
+from robustssm.training.readings import AT_ONCE, Fetching, Pending, Reading, Report, fetching_from
 from robustssm.training.schedule import Schedule
 
 
@@ -41,7 +49,7 @@ class Batch(Protocol):
 
 @dataclass
 class Learner:
-    """All that training changes, and so all that a checkpoint keeps."""
+    """All that training changes, and so all that a checkpoint keeps, but for what is pending."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -56,7 +64,30 @@ class Learner:
     sums: dict[str, float] = field(default_factory=dict)
     """Sum over the present epoch's examples of every logged scalar."""
     examples: int = 0
-    """Examples seen in the present epoch."""
+    """Examples seen in the present epoch, those of pending batches left out."""
+    pending: deque[Pending] = field(default_factory=deque)
+    """Batches whose scalars are not in the sums yet, oldest first; always empty on a CPU."""
+
+    def settle(self, *, leave: int = 0) -> list[Report]:
+        """Waits for pending batches, takes them into the sums, and reports them.
+
+        Must be called before a checkpoint is written, which says nothing of pending batches.
+
+        Args:
+            leave: So many of the latest batches stay pending.
+
+        Raises:
+            NonFiniteLoss: If a loss of theirs was not finite.
+        """
+        reports = []
+        while len(self.pending) > leave:
+            report = self.pending[0].settled()  # one that is not finite stays, and is refused again
+            self.pending.popleft()
+            self.examples += report.examples
+            for name, value in report.values.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value * report.examples
+            reports.append(report)
+        return reports
 
     @contextmanager
     def evaluated_weights(self) -> Iterator[None]:
@@ -83,11 +114,15 @@ def train_epoch(
     max_norm: float,
     placement: Placement,
     streams: Streams,
-) -> Iterator[dict[str, float]]:
-    """Trains on the rest of the present epoch, yielding every batch's scalars after its step.
+) -> Iterator[Report]:
+    """Trains on the rest of the present epoch, yielding every batch's report once it is known.
+
+    On a CPU that is right after the batch's step; on a GPU after the next batch's. The epoch counts
+    as finished after its last report.
 
     Args:
-        learner: Changed in place.
+        learner: Changed in place; what is pending when the caller stops stays so, and is reported
+            by the next call or by `Learner.settle`.
         objective: What a batch is worth; its schedules are evaluated at each batch.
         batches: The batches of this epoch from number `learner.batch` on.
         batches_per_epoch: Batches of a whole epoch.
@@ -98,29 +133,42 @@ def train_epoch(
         streams: Randomness; example i of epoch e always draws the same, whatever its batch.
 
     Raises:
-        NonFiniteLoss: At the step before which the parameters were still good.
+        NonFiniteLoss: On a CPU at the step before which the parameters were still good; on a GPU
+            one batch later, or at the end of the epoch.
     """
+    fetching = fetching_from(placement.device)
     learner.model.train()
     for batch in batches:
         progress = (learner.epoch + learner.batch / batches_per_epoch) / epochs
         counted = learner.epoch / epochs if schedule.per == "epoch" else progress
         set_rate(learner.optimizer, schedule.factor(counted))
-        # Dropout draws from torch's global generator, which therefore starts anew at every batch.
-        with global_stream(streams.noise("dropout", learner.epoch, learner.batch)):
-            scalars = train_batch(
-                learner,
-                objective.at(progress),
-                batch.x,
-                batch.y,
-                noise=streams.examples("train", learner.epoch, indices=batch.indices),
-                max_norm=max_norm,
-                placement=placement,
-            )
+        try:
+            # Dropout draws from torch's global generator, which so starts anew at every batch.
+            with global_stream(streams.noise("dropout", learner.epoch, learner.batch)):
+                readings = _train(
+                    learner,
+                    objective.at(progress),
+                    batch.x,
+                    batch.y,
+                    noise=streams.examples("train", learner.epoch, indices=batch.indices),
+                    max_norm=max_norm,
+                    placement=placement,
+                    fetching=fetching,
+                )
+        except Exception:
+            learner.settle()  # if the batch before was not finite, that is the reason to be told
+            raise
         learner.batch += 1
-        learner.examples += len(batch.y)
-        for name, value in scalars.items():
-            learner.sums[name] = learner.sums.get(name, 0.0) + value * len(batch.y)
-        yield scalars
+        report = Report(
+            epoch=learner.epoch + 1,
+            batch=learner.batch,
+            step=learner.step,
+            examples=len(batch.y),
+            values={},
+        )
+        learner.pending.append(Pending(readings, report))
+        yield from learner.settle(leave=fetching.lag)
+    yield from learner.settle()
     learner.epoch += 1
     learner.batch = 0
 
@@ -137,50 +185,63 @@ def train_batch(
 ) -> dict[str, float]:
     """Runs every update that the objective asks for; returns the last one's scalars.
 
+    Waits for the device at every update, whatever it is.
+
     Raises:
         NonFiniteLoss: If a loss, or a gradient in full precision, is not finite; no step was taken
             on it.
     """
-    scalars: dict[str, float] = {}
+    readings = _train(
+        learner,
+        objective,
+        x,
+        y,
+        noise=noise,
+        max_norm=max_norm,
+        placement=placement,
+        fetching=AT_ONCE,
+    )
+    return readings[-1].values() if readings else {}
+
+
+def _train(
+    learner: Learner,
+    objective: Objective,
+    x: Float[Tensor, "batch ..."],
+    y: Int[Tensor, " batch"],
+    *,
+    noise: Noise,
+    max_norm: float,
+    placement: Placement,
+    fetching: Fetching,
+) -> list[Reading]:
+    """Runs every update; what is read at once is checked before the update's step."""
+    readings = []
     updates = objective.updates(learner.model, x, y, memory=learner.memory, noise=noise)
     while (update := _next(updates, placement)) is not None:
         placement.backward(update.loss)
         norm = None
         if update.step:
             norm = placement.clip(learner.model, learner.optimizer, max_norm)
-        scalars = _scalars(update, norm)
-        _refuse_non_finite(scalars, learner, gradients=not placement.scales_losses)
+        reading = fetching.read(
+            {"loss": update.loss.detach(), **update.parts}
+            | ({} if norm is None else {"gradient_norm": norm.detach()}),
+            epoch=learner.epoch + 1,
+            step=learner.step + 1,
+            gradients=not placement.scales_losses,
+        )
+        if not fetching.lag:
+            reading.values()
+        readings.append(reading)
         if update.step:
             learner.optimizer.step()
             learner.optimizer.zero_grad(set_to_none=True)
             learner.step += 1
             if learner.average is not None:
                 learner.average.update(learner.model)
-    return scalars
+    return readings
 
 
 def _next(updates: Iterator[Update], placement: Placement) -> Update | None:
     with placement.autocast():
         return next(updates, None)
-
-
-def _scalars(update: Update, norm: Tensor | None) -> dict[str, float]:
-    """All scalars of an update, with one wait for the device."""
-    tensors = {"loss": update.loss.detach(), **update.parts}
-    if norm is not None:
-        tensors["gradient_norm"] = norm.detach()
-    values = torch.stack([t.float().reshape(()) for t in tensors.values()]).tolist()
-    return dict(zip(tensors, values, strict=True))
-
-
-def _refuse_non_finite(scalars: dict[str, float], learner: Learner, *, gradients: bool) -> None:
-    bad = [
-        f"'{name}' is {value}"
-        for name, value in scalars.items()
-        if not math.isfinite(value) and (gradients or name != "gradient_norm")
-    ]
-    if bad:
-        raise NonFiniteLoss(
-            f"Loss and gradients must stay finite; in epoch {learner.epoch + 1}, "
-            f"step {learner.step + 1}: {', '.join(bad)}. No step was taken on it."
-        )
