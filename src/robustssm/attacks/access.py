@@ -79,6 +79,11 @@ class Access:
         """The same function under the same limits, with counts of its own: for another thread."""
         return Access(self._logits, Ledger(rows=self.ledger.rows, deadline=self.ledger.deadline))
 
+    @property
+    def function(self) -> LogitsFn:
+        """The function itself."""
+        return self._logits
+
     def frozen(self) -> AbstractContextManager[object]:
         """The function's own `frozen` context if it has one (`core.types.Freezable`)."""
         return frozen(self._logits)

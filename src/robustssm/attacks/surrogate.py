@@ -42,6 +42,11 @@ class Surrogate:
             known = model.known(x)
             self._clean = model.logits(x) if known is None else known
 
+    @property
+    def clean(self) -> Tensor | None:
+        """Logits of the clean inputs, where the loss needs them."""
+        return self._clean
+
     def select(self, rows: Int[Tensor, " rows"]) -> "Surrogate":
         """The same loss on some examples only, without another clean pass."""
         chosen = object.__new__(Surrogate)
