@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustssm.core.modes import mode, unchanged
+from robustssm.core.modes import mode, same_in_both_modes, unchanged
 from robustssm.core.rng import Noise, global_stream
 
 
@@ -88,3 +88,24 @@ def test_unchanged_restores_parameters_buffers_gradients_and_modes(model, fails)
     assert after[1][1:] == [None] * (len(identities) - 1)
     assert after[2] == before[2]
     assert [id(p) for p in model.parameters()] == identities, "optimisers hold these"
+
+
+@pytest.mark.parametrize(
+    "make, same",
+    [
+        (lambda: nn.Linear(2, 2), True),
+        (lambda: nn.Sequential(nn.LayerNorm(2), nn.GELU(), nn.Dropout(0.0)), True),
+        (lambda: nn.Dropout(0.1), False),
+        (lambda: nn.Sequential(nn.BatchNorm1d(2)), False),
+        (lambda: nn.InstanceNorm1d(2), True),
+        (lambda: nn.RReLU(), False),
+        (lambda: nn.GRU(2, 2, num_layers=2, dropout=0.1), False),
+        (lambda: nn.MultiheadAttention(2, 1), True),
+        (lambda: type("Theirs", (nn.Module,), {})(), False),
+        (lambda: lambda x: x, False),
+    ],
+)
+def test_who_is_the_same_in_both_modes(make, same):
+    with global_stream(Noise(0)):
+        model = make()
+    assert same_in_both_modes(model) is same

@@ -1,17 +1,22 @@
 """TRADES: its limit, the published loss written out, its warm-ups."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from robustssm.attacks.pgd import PGD
 from robustssm.attacks.threat import Threat
-from robustssm.core.rng import Noise
+from robustssm.core.rng import Noise, global_stream
+from robustssm.models.presets import modern
 from robustssm.testing.attacks import ContractClassifier
 from robustssm.training.standard import Standard
 from robustssm.training.trades import Trades
 
 THREAT = Threat(eps=0.1)
+KL = PGD(steps=3, loss="kl", start="normal", keep="last")
 PARTS = {"clean_loss", "kl", "accuracy", "adversarial_accuracy"}
 
 
@@ -116,3 +121,52 @@ def test_parameters_learn_under_autocast(outcome):
     """The clean prediction of the attack is taken without gradients, within the same autocast."""
     ran = outcome(Trades(threat=THREAT), autocast=True)
     assert all(g is not None and g.count_nonzero() for g in ran.gradients.values())
+
+
+def small_s4():
+    config = modern("s4", d_model=16, num_layers=1, d_state=4)
+    return config.build(shape=(1, 4, 4), num_classes=3, noise=Noise(0))
+
+
+def test_two_forward_passes_and_one_graph_of_the_kernel_in_each_step(monkeypatch):
+    model = small_s4()
+    x, y = Noise(1).uniform(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
+    objective = Trades(threat=Threat(eps=0.1), attack=KL)
+    passes, kernels = [], []
+    forward, taps = type(model).forward, type(model.blocks[0].layer)._taps
+    monkeypatch.setattr(
+        type(model), "forward", lambda self, z: passes.append(len(z)) or forward(self, z)
+    )
+    monkeypatch.setattr(
+        type(model.blocks[0].layer),
+        "_taps",
+        lambda *a: kernels.append(torch.is_grad_enabled()) or taps(*a),
+    )
+    (update,) = objective.updates(model, x, y, memory={}, noise=Noise(2))
+    assert passes == [4, 2, 1] + [4] * KL.steps + [4], "one clean, memory of rows, steps, shifted"
+    assert kernels.count(True) == 1 and kernels.count(False) == 1
+    update.loss.backward()
+    shared = {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    monkeypatch.setattr("robustssm.training.trades.same_in_both_modes", lambda model: False)
+    monkeypatch.setattr("robustssm.training.trades._shared", lambda model: nullcontext())
+    model.zero_grad()
+    (plain,) = objective.updates(model, x, y, memory={}, noise=Noise(2))
+    plain.loss.backward()
+    torch.testing.assert_close(update.loss, plain.loss, rtol=1e-5, atol=1e-6)
+    for name, p in model.named_parameters():
+        scale = p.grad.abs().max().item()
+        torch.testing.assert_close(shared[name], p.grad, rtol=0, atol=1e-4 * scale + 1e-9)
+
+
+def test_dropout_keeps_a_clean_pass_of_its_own():
+    with global_stream(Noise(0)):
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 3))
+    model.train()
+    modes = []
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    objective = Trades(threat=Threat(eps=0.1), attack=KL)
+    x, y = Noise(1).uniform(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
+    with global_stream(Noise(3)):
+        list(objective.updates(model, x, y, memory={}, noise=Noise(2)))
+    assert modes == [False] * (1 + KL.steps) + [True, True]

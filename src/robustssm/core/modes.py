@@ -29,7 +29,8 @@ def same_in_both_modes(model: object) -> bool:
 
     True of modules made of torch's and our own layers, none of which drops, averages or draws.
     """
-    ours = ("torch.nn.modules.", f"{__name__.partition('.')[0]}.")
+    house = __name__.partition(".")[0]
+    ours = ("torch.nn.modules.", f"{house}.layers.", f"{house}.models.")
     return isinstance(model, nn.Module) and all(
         type(module).__module__.startswith(ours) and not _changes(module)
         for module in model.modules()

@@ -36,6 +36,7 @@ def write(place: Path, learner: Learner, *, extra: Mapping[str, Any] | None = No
     Raises:
         OSError: If the disk is full or not writable; the previous checkpoint is then as it was.
     """
+    assert not learner.pending, "a step that was not looked at must not be kept: settle first"
     new, old = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
     place.parent.mkdir(parents=True, exist_ok=True)
     _recover(place)

@@ -8,7 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustssm.attacks.access import frozen
 from robustssm.attacks.base import Attack
+from robustssm.attacks.parts import attack_in_parts
 from robustssm.attacks.pgd import PGD
 from robustssm.attacks.threat import Threat
 from robustssm.core.config import settings
@@ -56,11 +58,18 @@ class Monitor:
             batch_size: Examples at a time; does not change the outcome.
             placement: Device and precision.
         """
-        sums = torch.zeros(4, dtype=torch.float64)
-        with mode(model, training=False), torch.no_grad(), placement.autocast():
+        sums = torch.zeros(4, dtype=torch.float64, device=x.device)
+        with (
+            mode(model, training=False),
+            frozen(model),
+            torch.no_grad(),
+            placement.autocast(),
+        ):
             for rows in torch.arange(len(y)).split(batch_size):
                 at = slice(int(rows[0]), int(rows[-1]) + 1)
-                shifted = self.attack(model, x[at], y[at], threat=threat, noise=noise.select(rows))
+                shifted = attack_in_parts(
+                    self.attack, model, x[at], y[at], threat=threat, noise=noise.select(rows)
+                )
                 sums += torch.cat([_sums(model(x[at]), y[at]), _sums(model(shifted), y[at])])
         names = ("loss", "accuracy", "adversarial_loss", "adversarial_accuracy")
         return dict(zip(names, (sums / len(y)).tolist(), strict=True))
@@ -68,4 +77,4 @@ class Monitor:
 
 def _sums(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]) -> Float[Tensor, " 2"]:
     loss = F.cross_entropy(logits.float(), y, reduction="sum")
-    return torch.stack([loss, (logits.argmax(-1) == y).sum().to(loss)]).double().cpu()
+    return torch.stack([loss, (logits.argmax(-1) == y).sum().to(loss)]).double()
