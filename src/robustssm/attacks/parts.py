@@ -69,7 +69,7 @@ def attack_in_parts(
         ).points
 
     with frozen(model):
-        parts = _parts(model, x) if isinstance(model, nn.Module) and reentrant(model) else []
+        parts = _parts(model, x)
         if len(parts) < 2:
             return attack.search(model, x, y, threat=threat, noise=noise, clean=clean).points
         threads = torch.get_num_threads()
@@ -80,17 +80,19 @@ def attack_in_parts(
             return torch.cat(list(found))
 
 
-def _parts(model: nn.Module, x: Tensor) -> list[slice]:
-    """Parts of equal length, as many as fit, for any number of threads."""
-    key = (x.shape[1:], x.dtype)
-    fits = _fits.setdefault(model, {})
-    if key not in fits and len(x):
+def _parts(model: LogitsFn, x: Tensor) -> list[slice]:
+    """Parts of equal length, the same for any number of threads; none if it must go whole."""
+    if not isinstance(model, nn.Module) or not len(x):
+        return []
+    fits, key = _fits.setdefault(model, {}), (x.shape[1:], x.dtype)
+    if len(x) <= fits.get(key, 0) or not reentrant(model):
+        return []
+    if key not in fits:
         fits[key] = rows_that_fit(Access(model), x)
-    n = len(x)
-    count = math.ceil(n / fits[key]) if n else 1
+    count = math.ceil(len(x) / fits[key])
     if count > 1:
-        count = min(n, SHARES * math.ceil(count / SHARES))
-    ends = [n * k // count for k in range(count + 1)]
+        count = min(len(x), SHARES * math.ceil(count / SHARES))
+    ends = [len(x) * k // count for k in range(count + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from robustssm.core.config import Named, register, settings
 from robustssm.core.errors import violation
 from robustssm.core.rng import Noise
-from robustssm.core.types import Freezable, Shareable
 from robustssm.layers.base import LayerConfig, Role, SequenceLayer
 from robustssm.models.block import BlockConfig, linear
 from robustssm.models.tokens import Raster, Shape, Tokenizer
@@ -165,8 +164,9 @@ class SequenceClassifier(nn.Module):
         trainable = [p for p in self.parameters() if p.requires_grad]
         with ExitStack() as stack:
             for module in self.modules():
-                if module is not self and isinstance(module, Freezable):
-                    stack.enter_context(module.frozen())
+                # By name: checks of protocols take longer than all of these contexts.
+                if module is not self and hasattr(type(module), "frozen"):
+                    stack.enter_context(module.frozen())  # pyright: ignore[reportCallIssue]
             for parameter in trainable:
                 parameter.requires_grad_(False)
             try:
@@ -183,8 +183,8 @@ class SequenceClassifier(nn.Module):
         """
         with ExitStack() as stack:
             for module in self.modules():
-                if module is not self and isinstance(module, Shareable):
-                    stack.enter_context(module.shared())
+                if module is not self and hasattr(type(module), "shared"):
+                    stack.enter_context(module.shared())  # pyright: ignore[reportCallIssue]
             yield
 
     def parameter_count(self) -> int:

@@ -1,6 +1,7 @@
 """When the branch of a block can run as one compiled operation, and what that operation needs."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -25,13 +26,21 @@ def fused_branch(block: "Block", h: Float[Tensor, "batch length d_model"]) -> Pr
     """
     if h.dtype != torch.float32 or h.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
-    if _listened_to(block) or _drops(block.dropout):
+    branch = block.prepared(h.shape[1])
+    if branch is None or any(branch.hooks) or any(_everywhere()) or _drops(block.dropout):
         return None
-    prepared = block.prepared(h.shape[1])
-    return prepared if prepared is not None and supports(h, prepared.kernel) else None
+    return branch.whole if supports(h, branch.whole.kernel) else None
 
 
-def make_branch(block: "Block", length: int) -> PreparedBlock | None:
+class Branch(NamedTuple):
+    """A branch as one operation."""
+
+    whole: PreparedBlock
+    hooks: tuple[Mapping[int, object], ...]
+    """Where hooks of the parts would stand: these are asked at every call."""
+
+
+def make_branch(block: "Block", length: int) -> Branch | None:
     """What `ops.residual_block` needs of a block; None if a part is of a kind it does not know."""
     config, layer, norm = block.config, block.layer, block.norm
     plain = config.activation in ("none", "gelu") and config.mixing in ("none", "linear")
@@ -39,7 +48,7 @@ def make_branch(block: "Block", length: int) -> PreparedBlock | None:
         return None
     scaling, mixing = layer.scaling, block.mixing
     has_norm = isinstance(norm, nn.LayerNorm)
-    return PreparedBlock(
+    whole = PreparedBlock(
         kernel=layer.taps(length),
         norm=config.norm,
         gain=norm.weight.detach() if has_norm else None,
@@ -53,6 +62,8 @@ def make_branch(block: "Block", length: int) -> PreparedBlock | None:
         mixing=_dense(mixing) if isinstance(mixing, nn.Linear) else None,
         mixing_gelu=config.mixing_activation == "gelu",
     )
+    inner = (part for part in block.modules() if part is not block)
+    return Branch(whole, tuple(getattr(part, name) for part in inner for name in _HOOKS))
 
 
 def _dense(linear: nn.Linear) -> Dense:
@@ -67,10 +78,11 @@ def _drops(dropout: nn.Module) -> bool:
     return isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0
 
 
-def _listened_to(block: nn.Module) -> bool:
-    """Whether a hook waits for one of the parts, or for all modules."""
-    everywhere = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
-    if any(getattr(torch_module, name) for name in everywhere):
-        return True
-    inner = (part for part in block.modules() if part is not block)
-    return any(getattr(part, name) for part in inner for name in _HOOKS)
+def _everywhere() -> tuple[Mapping[int, object], ...]:
+    """Hooks of all modules."""
+    return (
+        torch_module._global_forward_hooks,
+        torch_module._global_forward_pre_hooks,
+        torch_module._global_backward_hooks,
+        torch_module._global_backward_pre_hooks,
+    )
