@@ -4,7 +4,7 @@ Legend: b batch, h head, t query, s key, c feature, e value feature.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from robustssm.ops.kernels import cpu_attention, native
+from robustssm.ops.kernels.second_order import differentiable_gradients
 
 _CHUNK_ELEMENTS = 2**18  # scores at a time: 1 MiB, which stays in the cache
 
@@ -86,7 +87,7 @@ class _Compiled(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (dy,), inputs, wanted = gradients, ctx.saved_tensors, ctx.needs_input_grad
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
-            return _plain_gradients(inputs, dy, wanted)
+            return (*differentiable_gradients(_composed, inputs, wanted, dy),)
         return cpu_attention.attention_gradients(dy, *inputs, for_bias=wanted[3])
 
 
@@ -105,7 +106,8 @@ class _Attention(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (dy,), (q, k, v, bias, y) = gradients, ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
-            return _plain_gradients((q, k, v, bias), dy, ctx.needs_input_grad)
+            inputs, wanted = (q, k, v, bias), ctx.needs_input_grad
+            return (*differentiable_gradients(_composed, inputs, wanted, dy),)
         dq, dk, dv = (_like(x, x.shape[-1]) for x in (q, k, v))
         dbias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
         through_softmax = (dy * y).sum(-1, keepdim=True)
@@ -143,14 +145,7 @@ def _like(x: Tensor, width: int) -> Tensor:
     return x.new_empty(batch, time, heads, width).transpose(1, 2)
 
 
-def _plain_gradients(
-    inputs: Sequence[Tensor | None], dy: Tensor, wanted: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
-    """The gradients of `_Attention`, made of operations that are differentiable again."""
-    q, k, v, bias = views = [None if x is None else x.view_as(x) for x in inputs]
-    assert q is not None and k is not None and v is not None
+def _composed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """`_Attention` in operations that autograd knows."""
     scores = q @ k.mT if bias is None else q @ k.mT + bias
-    y = torch.softmax(scores, -1) @ v
-    chosen = [view for view, want in zip(views, wanted, strict=True) if want and view is not None]
-    found = iter(torch.autograd.grad(y, chosen, dy, create_graph=True))
-    return tuple(next(found) if want else None for want in wanted)
+    return torch.softmax(scores, -1) @ v

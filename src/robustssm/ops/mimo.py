@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from robustssm.ops.kernels import cpu_scan, native
-from robustssm.ops.scan import differentiable_gradients, linear_scan
+from robustssm.ops.kernels.second_order import differentiable_gradients
+from robustssm.ops.scan import linear_scan
 
 
 def mimo_scan(
@@ -97,7 +98,7 @@ class _Compiled(Function):
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
             # Without u none but du is wanted, which does not depend on it.
             inputs = torch.zeros_like(dy) if u is None else u, *system
-            return differentiable_gradients(_plain, inputs, dy, ctx.needs_input_grad)
+            return (*differentiable_gradients(_plain, inputs, ctx.needs_input_grad, dy),)
         if states is not None:
             return cpu_scan.system_gradients(dy, u, states, *system)
         return cpu_scan.system(dy, *system, adjoint=True)[0], None, None, None, None

@@ -29,7 +29,7 @@ from torch.autograd import Function
 
 from robustssm.ops.convolution import PreparedKernel, causal_convolution, prepared_kernel
 from robustssm.ops.kernels import cpu_scan, native
-from robustssm.ops.scan import differentiable_gradients
+from robustssm.ops.kernels.second_order import differentiable_gradients
 from robustssm.ops.structured import vandermonde_product
 
 Form = Literal["compiled_scan", "convolution", "toeplitz"]
@@ -184,7 +184,7 @@ class _Compiled(Function):
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
             # Without u none but du is wanted, which does not depend on it.
             inputs = torch.zeros_like(dy) if u is None else u, *averages
-            return differentiable_gradients(_plain, inputs, dy, ctx.needs_input_grad)
+            return (*differentiable_gradients(_plain, inputs, ctx.needs_input_grad, dy),)
         if u is not None:
             return cpu_scan.averages_gradients(dy, u, *averages)
         return cpu_scan.averages(dy, *averages, adjoint=True), None, None, None

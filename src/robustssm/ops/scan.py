@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,33 +54,6 @@ def linear_scan_reference(
         h = a_t * h + b_t
         states.append(h)
     return torch.stack(states[::-1] if reverse else states, 1)
-
-
-def differentiable_gradients(
-    function: Callable[..., Tensor],
-    inputs: Sequence[Tensor],
-    dy: Inexact[Tensor, "..."],
-    wanted: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    """The gradients of function(*inputs), as operations that can be differentiated again.
-
-    For the backward pass of a hand-written one, where the gradient itself will be differentiated.
-
-    Args:
-        function: In torch.
-        inputs: Its arguments.
-        dy: Gradient of its result.
-        wanted: Of which arguments the gradient is wanted; None stands for the others.
-    """
-    # Views, so that what one argument owes to another does not count twice.
-    views = [x.view_as(x) if x.requires_grad else x.detach() for x in inputs]
-    chosen = [
-        view if view.requires_grad else view.requires_grad_()
-        for view, want in zip(views, wanted, strict=True)
-        if want
-    ]
-    found = iter(torch.autograd.grad(function(*views), chosen, dy, create_graph=True))
-    return tuple(next(found) if want else None for want in wanted)
 
 
 def _aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

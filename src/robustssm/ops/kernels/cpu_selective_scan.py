@@ -1,6 +1,7 @@
 """The selective scan in compiled code: csrc/selective_scan.h."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from robustssm.ops.kernels import native
-from robustssm.ops.kernels.cpu_common import as_rows, composed_gradients
+from robustssm.ops.kernels.cpu_rows import as_rows
+from robustssm.ops.kernels.second_order import differentiable_gradients
 
 _STEPS = 32  # between the states that forward keeps, as in csrc
 
@@ -26,13 +28,8 @@ class SelectiveScan(Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         *tensors, held, keep, composed = inputs
-        u, x, A, B, C, D, bias, z = tensors
+        u, x, A, B, C, D, bias, z = _laid_out(tensors)
         batch, length, channels = u.shape
-        u, x, A, D = u.contiguous(), x.contiguous(), A.contiguous(), D.contiguous()
-        bias = None if bias is None else bias.contiguous()
-        B, C, z = as_rows(B), as_rows(C), None if z is None else as_rows(z)
-        if B.stride(1) != C.stride(1):
-            B, C = B.contiguous(), C.contiguous()
         y, starts = torch.empty_like(u), None
         if keep:
             chunks = max(math.ceil(length / _STEPS), 1)
@@ -40,7 +37,7 @@ class SelectiveScan(Function):
         sizes = *u.shape, A.shape[1], B.stride(1), 0 if z is None else z.stride(1)
         _scan(u, x, A, B, C, D, bias, z, y, starts, *sizes, _span(channels), int(held))
         if keep:
-            ctx.save_for_backward(u, x, A, B, C, D, bias, z, starts)
+            ctx.save_for_backward(*tensors, starts)
             ctx.held, ctx.composed = held, composed
         return y
 
@@ -49,8 +46,9 @@ class SelectiveScan(Function):
         *inputs, starts = ctx.saved_tensors
         wanted = ctx.needs_input_grad[: len(inputs)]
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
-            found = composed_gradients(ctx.composed, inputs, wanted, gradients[0])
+            found = differentiable_gradients(ctx.composed, inputs, wanted, gradients[0])
             return *found, None, None, None
+        inputs = _laid_out(inputs)
         u, _, A, B, *_, z = inputs
         batch, length, channels = u.shape
         states, span = A.shape[1], _span(channels)
@@ -69,6 +67,17 @@ class SelectiveScan(Function):
             *(None if part is None else part.sum(0) for part in (dD, db)),
             *(dz, None, None, None),
         )
+
+
+def _laid_out(inputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """As compiled code reads them: contiguous, but for B, C and z, which may be columns."""
+    u, x, A, B, C, D, bias, z = inputs
+    assert B is not None and C is not None
+    B, C, z = as_rows(B), as_rows(C), None if z is None else as_rows(z)
+    if B.stride(1) != C.stride(1):
+        B, C = B.contiguous(), C.contiguous()
+    u, x, A, D, bias = (None if v is None else v.contiguous() for v in (u, x, A, D, bias))
+    return u, x, A, B, C, D, bias, z
 
 
 def _span(channels: int) -> int:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from robustssm.ops.kernels import native
-from robustssm.ops.kernels.cpu_common import as_rows, composed_gradients
+from robustssm.ops.kernels.cpu_rows import as_rows
+from robustssm.ops.kernels.second_order import differentiable_gradients
 
 MOST_TAPS = 16
 _STEPS = 128  # of a piece of work, as in csrc
@@ -25,19 +26,20 @@ class ShortConvolution(Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, composed: Callable[..., Tensor]
     ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
         x, weight, bias = as_rows(x), weight.contiguous(), bias.contiguous()
         y = x.new_empty(x.shape)
         _convolve(x, weight, bias, y, *x.shape, weight.shape[1], x.stride(1))
-        ctx.save_for_backward(x, weight, bias)
         ctx.composed = composed
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = inputs = ctx.saved_tensors
+        inputs = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
-            return *composed_gradients(ctx.composed, inputs, wanted, gradients[0]), None
+            return *differentiable_gradients(ctx.composed, inputs, wanted, gradients[0]), None
+        x, weight, bias = as_rows(inputs[0]), *(v.contiguous() for v in inputs[1:])
         batch, length, channels = x.shape
         taps, dx, parts = weight.shape[1], x.new_empty(x.shape), None
         if wanted[1] or wanted[2]:

@@ -3,6 +3,7 @@
 Legend: b batch, t time, d channels, n states per channel.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustssm.ops.discretize import expm1_ratio
+from robustssm.ops.kernels.second_order import differentiable_gradients
 from robustssm.ops.scan import linear_scan
 
 _LOG2_E = math.log2(math.e)
@@ -53,7 +55,9 @@ class SelectiveScan(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, starts = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
-            return *_plain_gradients(inputs, ctx.zoh, gradients[0], ctx.needs_input_grad), None
+            composed = functools.partial(_composed, zoh=ctx.zoh)
+            wanted = ctx.needs_input_grad[:-1]
+            return *differentiable_gradients(composed, inputs, wanted, gradients[0]), None
         x, delta, A, B, C = inputs
         dx, ddelta, dB, dC = (torch.empty_like(M) for M in (x, delta, B, C))
         dA = torch.zeros_like(A) if ctx.needs_input_grad[2] else None
@@ -182,16 +186,9 @@ def _over_channels(weights: Tensor, h: Tensor) -> Tensor:
     return torch.matmul(weights[:, :, None], h.mT)[:, :, 0]
 
 
-def _plain_gradients(
-    inputs: Sequence[Tensor], zoh: bool, dy: Tensor, wanted: Sequence[bool]
-) -> list[Tensor | None]:
-    """The gradients of `SelectiveScan`, made of operations that are differentiable again."""
-    views = [M.view_as(M) for M in inputs]  # one node each, even if two inputs are one tensor
-    x, delta, A, B, C = views
+def _composed(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *, zoh: bool) -> Tensor:
+    """`SelectiveScan` in operations that autograd knows."""
     held = delta[..., None]
     gain = held * expm1_ratio(held * A) if zoh else 1.0
     h = linear_scan(torch.exp(held * A), gain * x[..., None] * B[:, :, None])
-    y = (h * C[:, :, None]).sum(-1)
-    chosen = [view for view, want in zip(views, wanted, strict=False) if want]
-    found = iter(torch.autograd.grad(y, chosen, dy, create_graph=True))
-    return [next(found) if want else None for want in wanted[: len(views)]]
+    return (h * C[:, :, None]).sum(-1)

@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from robustssm.ops.kernels.second_order import differentiable_gradients
 from robustssm.ops.kernels.triton_support import (
     Verdict,
     available,
     blocks,
     launch,
     placed,
-    plain_gradients,
     power_of_two,
     require,
 )
@@ -126,7 +126,7 @@ class _Scan(torch.autograd.Function):
             from robustssm.ops.scan import linear_scan_reference
 
             run = lambda a, b: linear_scan_reference(a, b, reverse=reverse)  # noqa: E731
-            return *plain_gradients(run, (a, b), wanted, gradients[0]), None
+            return *differentiable_gradients(run, (a, b), wanted, gradients[0]), None
         g = torch.empty_like(h)
         if not wanted[0]:
             _launch(a, gradients[0], g, not reverse, adjoint=True)
@@ -240,7 +240,7 @@ class _Average(torch.autograd.Function):
         u, q, weights = ctx.saved_tensors
         run = lambda u, q, weights: _by_convolution(u, q, weights, reverse)  # noqa: E731
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
-            return *plain_gradients(run, (u, q, weights), wanted, g), None
+            return *differentiable_gradients(run, (u, q, weights), wanted, g), None
         du = _averages(g, q, weights, not reverse) if wanted[0] else None
         if not (wanted[1] or wanted[2]):
             return du, None, None, None

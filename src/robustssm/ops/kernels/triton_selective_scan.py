@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustssm.ops.kernels.second_order import differentiable_gradients
 from robustssm.ops.kernels.triton_support import (
     Verdict,
     available,
     blocks,
     launch,
     placed,
-    plain_gradients,
     power_of_two,
     require,
 )
@@ -108,7 +108,9 @@ class _SelectiveScan(torch.autograd.Function):
             from robustssm.ops.selective_scan import selective_scan_reference
 
             wanted = ctx.needs_input_grad
-            return tuple(plain_gradients(selective_scan_reference, inputs, wanted, gradients[0]))
+            return tuple(
+                differentiable_gradients(selective_scan_reference, inputs, wanted, gradients[0])
+            )
         return _backward([x.detach().contiguous() for x in inputs], starts, gradients[0])
 
 

@@ -6,7 +6,6 @@ Triton is not imported until it is asked for: it comes with torch for CUDA, and 
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -111,23 +110,3 @@ def blocks(size: int, tile: int) -> int:
 def power_of_two(size: int) -> int:
     """The least power of two that is not smaller."""
     return 1 << max(0, size - 1).bit_length()
-
-
-def plain_gradients(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor], wanted: Sequence[bool], g: Tensor
-) -> list[Tensor | None]:
-    """Gradients that can be differentiated again, by way of torch operations.
-
-    Args:
-        function: The operation, made of torch operations.
-        inputs: What it takes.
-        wanted: For each input whether its gradient is asked for; more entries are left out.
-        g: Gradient of the output.
-    """
-    views = [tensor.view_as(tensor) for tensor in inputs]  # one node each, even for the same tensor
-    chosen = [view for view, want in zip(views, wanted, strict=False) if want]
-    slopes = torch.autograd.grad(
-        function(*views), chosen, g, create_graph=True, materialize_grads=True
-    )
-    found = iter(slopes)
-    return [next(found) if want else None for want in wanted[: len(views)]]
