@@ -20,6 +20,7 @@ from benchmarks.at_step import STRUCTURES
 from benchmarks.harness import Candidate, Comparison, Effort
 from benchmarks.pairs import Pair
 from benchmarks.report import Report, arguments
+from robustssm.attacks.parts import attack_in_parts
 from robustssm.attacks.pgd import PGD
 from robustssm.attacks.threat import Threat
 from robustssm.core.modes import mode
@@ -107,7 +108,8 @@ def _climb(pair: Pair, steps: int) -> Tensor:
     attack = PGD(steps=steps, step_size=pairs.STEP / pairs.EPS, keep="last")
     noise = Streams(0).examples("attack", indices=torch.arange(len(pair.x)))
     with mode(pair.ours, training=False):
-        return attack(pair.ours, pair.x, pair.y, threat=Threat(eps=pairs.EPS), noise=noise)
+        threat = Threat(eps=pairs.EPS)
+        return attack_in_parts(attack, pair.ours, pair.x, pair.y, threat=threat, noise=noise)
 
 
 def _step(pair: Pair) -> Tensor:

@@ -4,11 +4,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from robustssm.core.placement import cpu_threads
 from robustssm.core.rng import Noise, global_stream
 from robustssm.ops import attention
 from robustssm.ops.attention import softmax_attention, softmax_attention_reference
+from robustssm.ops.kernels import native
 
 F64 = torch.float64
+
+LEVELS = ("x86_64_v4", "x86_64_v3", "generic")
+COMPILED = 4e-6
+"""Relative to the largest entry, in float32. Measured 1.4e-6 over these tests."""
+
+compiled = pytest.mark.skipif(native.state().level is None, reason="no compiled kernels")
 
 
 def inputs_of(batch, heads, queries, keys, *, biased=1, features=3, values=5):
@@ -87,3 +95,144 @@ def test_float32_agrees_with_float64():
     single = softmax_attention(*(x.float() for x in inputs))
     exact = softmax_attention_reference(*inputs)
     assert (single - exact).abs().max() < 2e-6 * exact.abs().max()
+
+
+def single(inputs):
+    return [x.detach().float().requires_grad_() for x in inputs]
+
+
+def outcome(run, inputs):
+    """y and all gradients of a sum that weights every entry of y differently."""
+    y = run(*inputs)
+    g = Noise(1).normal(*y.shape).to(y.dtype)
+    return y.detach(), *torch.autograd.grad(y, inputs, g)
+
+
+def near(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape and one.dtype == torch.float32
+        assert (one.double() - other).abs().max() <= COMPILED * other.abs().max()
+
+
+def here(level):
+    """The library of that level; skips where the processor cannot run it."""
+    if level not in (*native._LEVELS.get(torch.backends.cpu.get_cpu_capability(), ()), "generic"):
+        pytest.skip("not for this processor")
+    return native.at_level(level)
+
+
+SIZES = [  # batch, heads, queries, keys, features, values
+    (1, 1, 1, 1, 1, 1),
+    (3, 1, 7, 5, 3, 2),
+    (2, 3, 33, 70, 17, 21),
+    (9, 2, 100, 97, 5, 40),
+    (1, 2, 130, 200, 16, 65),
+    (1, 1, 6, 300, 140, 8),
+]
+
+
+@compiled
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("biased", ["none", "shared", "each"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_compiled_values_and_gradients(size, biased, level):
+    batch, heads, queries, keys, features, values = size
+    biases = {"none": 0, "shared": 1, "each": heads}[biased]
+    inputs = inputs_of(batch, heads, queries, keys, biased=biases, features=features, values=values)
+    given = single(inputs)
+    with here(level):
+        made_by = softmax_attention(*given).grad_fn
+        assert made_by is not None and made_by.name() == "_CompiledBackward"
+        found = outcome(softmax_attention, given)
+    near(found, outcome(softmax_attention_reference, [x.double() for x in given]))
+    with native.without():
+        near(outcome(softmax_attention, given), [x.double() for x in found])
+
+
+@compiled
+@pytest.mark.parametrize("level", LEVELS)
+def test_compiled_forbidden_keys_and_large_scores(level):
+    """Of the last query every key but one is forbidden, of the others all that are later."""
+    inputs = inputs_of(2, 2, 40, 40, biased=2, values=20)
+    with torch.no_grad():
+        inputs[0] *= 30
+        inputs[3] += torch.full((40, 40), -torch.inf, dtype=F64).triu(1)
+        inputs[3][:, 39, :39] = -torch.inf
+    given = single(inputs)
+    with here(level):
+        found = outcome(softmax_attention, given)
+    expected = outcome(softmax_attention_reference, [x.double() for x in given])
+    # Scores near 100 in float32 are 1e-5 off, and so are the weights.
+    for one, other in zip(found, expected, strict=True):
+        assert (one.double() - other).abs().max() <= 1e-4 * other.abs().max()
+    assert torch.equal(found[0][:, :, 0], given[2][:, :, 0])
+    assert torch.equal(found[0][:, :, 39], given[2][:, :, 39])
+    assert not found[4].triu(1).any()
+
+
+@compiled
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("where", ["q", "k", "v", "bias", "dy"])
+def test_compiled_nan_gives_nan(where, level):
+    given = single(inputs_of(2, 2, 50, 37, biased=1))
+    g = Noise(1).normal(2, 2, 50, 5)
+    spoilt = [*given, g]["q k v bias dy".split().index(where)]
+    with torch.no_grad():
+        spoilt[(0,) * (spoilt.ndim - 2) + (3, 2)] = torch.nan
+
+    def nans():
+        y = softmax_attention(*given)
+        return [x.isnan() for x in (y, *torch.autograd.grad(y, given, g))]
+
+    with here(level):
+        found = nans()
+    with native.without():
+        expected = nans()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert any(x.any() for x in found) and not all(x.all() for x in found)
+
+
+@compiled
+@pytest.mark.parametrize("biased", [1, 2])
+def test_compiled_bytes_do_not_depend_on_threads(biased):
+    given, outcomes = single(inputs_of(11, 2, 60, 70, biased=biased)), []
+    for threads in (1, 2, 3):
+        with cpu_threads(threads):
+            outcomes.append(outcome(softmax_attention, given))
+    for other in outcomes[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(outcomes[0], other, strict=True))
+
+
+@compiled
+@pytest.mark.parametrize("biased", [0, 1, 2])
+def test_compiled_second_derivatives(biased):
+    given = single(inputs_of(2, 2, 9, 7, biased=biased))
+
+    def slopes(inputs):
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        y = softmax_attention(*inputs)
+        g = Noise(1).normal(*y.shape).to(y.dtype)
+        first = torch.autograd.grad(y, inputs, g, create_graph=True)
+        return torch.autograd.grad(torch.stack([x.square().sum() for x in first]).sum(), inputs)
+
+    near(slopes(given), slopes([x.double() for x in given]))
+
+
+@compiled
+@pytest.mark.parametrize("biased", [0, 1, 2])
+def test_compiled_empty_batch(biased):
+    y, *slopes = outcome(softmax_attention, single(inputs_of(0, 2, 5, 4, biased=biased)))
+    assert y.shape == (0, 2, 5, 5)
+    assert [x.shape[0] for x in slopes[:3]] == [0, 0, 0]
+    assert not any(x.any() for x in slopes[3:])
+
+
+@compiled
+def test_compiled_takes_heads_as_layers_have_them_in_memory():
+    """(batch, time, heads, width) and gradients that are no matrices of their own."""
+    given = single(inputs_of(2, 3, 20, 30, biased=1))
+    expected = outcome(softmax_attention, given)
+    strided = [x.detach().transpose(1, 2).contiguous().transpose(1, 2) for x in given[:3]]
+    bias = given[3].detach().mT.contiguous().mT
+    found = outcome(softmax_attention, [x.requires_grad_() for x in (*strided, bias)])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustssm.core.config import settings
 from robustssm.core.rng import Noise, global_stream
+from robustssm.layers.linear import Linear
 
 Activation = Literal["relu", "sigmoid", "tanh"]
 
@@ -57,9 +58,9 @@ class AdaptiveScaling(nn.Module):
         super().__init__()
         self.config = config
         with global_stream(noise):
-            self.scale = nn.Linear(d_model, d_model, bias=config.bias)
+            self.scale = Linear(d_model, d_model, bias=config.bias)
             shifted = config.form == "scale_shift"
-            self.shift = nn.Linear(d_model, d_model, bias=config.bias) if shifted else None
+            self.shift = Linear(d_model, d_model, bias=config.bias) if shifted else None
         if config.initial == "identity":
             self._start_as_identity()
 

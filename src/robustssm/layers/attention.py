@@ -14,6 +14,7 @@ from robustssm.core.config import register, settings
 from robustssm.core.errors import violation
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
+from robustssm.layers.linear import Linear
 from robustssm.layers.preparation import Preparing
 from robustssm.ops.attention import softmax_attention, softmax_attention_reference
 
@@ -108,8 +109,8 @@ class _AttentionLayer(SequenceLayer):
         super().__init__()
         self.config, self.d_model = config, d_model
         with global_stream(noise.fork("linear")):
-            self.qkv = nn.Linear(d_model, 3 * d_model)
-            self.out = nn.Linear(d_model, d_model)
+            self.qkv = Linear(d_model, 3 * d_model)
+            self.out = Linear(d_model, d_model)
         self.bias = None
         if config.relative_bias:
             self.bias = RelativeBias(heads=config.heads, length=length, noise=noise.fork("bias"))

@@ -15,7 +15,9 @@ from robustssm.core.config import register, settings
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.base import CausalLayer, LayerConfig, Role
+from robustssm.layers.linear import Linear
 from robustssm.layers.preparation import Preparing
+from robustssm.ops.dense import dense
 from robustssm.ops.recurrence import Recurrence
 from robustssm.ops.selective_scan import Discretization, hold_gain, selective_scan
 from robustssm.ops.short_convolution import short_convolution
@@ -101,11 +103,11 @@ class Mamba(Preparing, CausalLayer):
         self.dt_rank = rank = config.dt_rank or math.ceil(d_model / 16)
         taps, state = config.d_conv, config.d_state
         with global_stream(noise.fork("linear")):
-            self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
+            self.in_proj = Linear(d_model, 2 * inner, bias=False)
             self.conv1d = nn.Conv1d(inner, inner, taps, groups=inner, padding=taps - 1)
-            self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
-            self.dt_proj = nn.Linear(rank, inner)
-            self.out_proj = nn.Linear(inner, d_model, bias=False)
+            self.x_proj = Linear(inner, rank + 2 * state, bias=False)
+            self.dt_proj = Linear(rank, inner)
+            self.out_proj = Linear(inner, d_model, bias=False)
         with torch.no_grad():
             bound = rank**-0.5
             self.dt_proj.weight.copy_(
@@ -124,8 +126,7 @@ class Mamba(Preparing, CausalLayer):
         self, x: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """Maps (batch, length, d_model) to the same shape."""
-        # Each half by itself, so that their gradients need not be copied into one tensor.
-        v, z = (F.linear(x, W) for W in self.in_proj.weight.chunk(2))
+        v, z = self.in_proj(x).chunk(2, -1)
         u = self._convolved(v)
         steps, bias, *system = self._driven(u)
         gated = self.scaling is None and z.dtype == steps.dtype
@@ -201,7 +202,7 @@ class Mamba(Preparing, CausalLayer):
                 [self.dt_rank, self.config.d_state, self.config.d_state], -1
             )
             A = self._prepared((dtype, dt.device), lambda: -torch.exp(self.A_log.to(dtype)))
-            steps = F.linear(dt, self.dt_proj.weight.to(dtype))
+            steps = dense(dt, self.dt_proj.weight.to(dtype))
             return steps, self.dt_proj.bias.to(dtype), A, B, C, self.D.to(dtype)
 
     def _gain(self, held: Tensor, A: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.attention import RelativeBias, future
 from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
+from robustssm.layers.linear import Linear
 from robustssm.layers.moving_average import MovingAverage
 from robustssm.ops import recurrence as recurrences
 from robustssm.ops.attention import softmax_attention, softmax_attention_reference
@@ -213,10 +214,10 @@ class CausalMega(_MegaLayer, CausalLayer):
         return y[:, 0], MegaState(h, state.system, **seen)
 
 
-def _linear(inputs: int, outputs: int, noise: Noise) -> nn.Linear:
+def _linear(inputs: int, outputs: int, noise: Noise) -> Linear:
     """Weights from N(0, 0.02), biases of zero."""
     with global_stream(noise):  # the default draws are overwritten, but must not touch the outside
-        made = nn.Linear(inputs, outputs)
+        made = Linear(inputs, outputs)
     with torch.no_grad():
         made.weight.copy_(noise.normal(outputs, inputs, std=0.02))
         made.bias.zero_()

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from robustssm.core.config import settings
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.base import LayerConfig
+from robustssm.layers.linear import Linear
 from robustssm.layers.preparation import Preparing
-from robustssm.models.fusion import fused_branch, make_branch
-from robustssm.ops.residual_block import PreparedBlock, residual_block
+from robustssm.models.fusion import Branch, fused_branch, make_branch
+from robustssm.ops.residual_block import residual_block
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
@@ -115,7 +116,7 @@ class Block(Preparing):
             h = self._around(h, self.feed_forward, self.feed_forward_norm)
         return h
 
-    def prepared(self, length: int) -> PreparedBlock | None:
+    def prepared(self, length: int) -> Branch | None:
         """The branch of the layer as one operation; None if it is none. Made once while frozen."""
         return self._prepared(length, lambda: make_branch(self, length))
 
@@ -133,10 +134,10 @@ class Block(Preparing):
         return y if pre else norm(y)
 
 
-def linear(inputs: int, outputs: int, *, noise: Noise) -> nn.Linear:
-    """nn.Linear with its default initialisation, drawn from `noise`."""
+def linear(inputs: int, outputs: int, *, noise: Noise) -> Linear:
+    """A linear map with nn.Linear's default initialisation, drawn from `noise`."""
     with global_stream(noise):
-        return nn.Linear(inputs, outputs)
+        return Linear(inputs, outputs)
 
 
 def _mixing(kind: str, d_model: int, noise: Noise) -> nn.Module:

@@ -1,11 +1,10 @@
-/* Softmax attention, a block of queries against all keys at a time; weights are made again on the way
- * back. y = softmax(q k^T + bias) v for q, k, v and y (batch, time, heads, width), bias (1 or heads,
- * queries, keys). Products are scan.h's tiles.
+/* Softmax attention, a block of queries against all keys at a time; weights are made again on the
+ * way back. y = softmax(q k^T + bias) v for q, k, v and y (batch, time, heads, width), bias (1 or heads,
+ * queries, keys). Products are matrix.h's.
  */
 #include <math.h>
 
 #define QUERIES 96 /* in a block */
-#define DEPTH 128  /* of a product before its sums go to memory: a panel of it stays in L1 */
 
 typedef struct {
   const float *q, *k, *v, *bias, *dy;
@@ -13,72 +12,8 @@ typedef struct {
   int64_t batch, heads, queries, keys, features, values, biases, parts;
 } attention_task;
 
-INLINE int64_t whole_vectors(int64_t n) { return (n + VW - 1) / VW * VW; }
-
 /* Keys of a block of scores: whole vectors, and a row is no multiple of 4 KiB. */
 INLINE int64_t score_row(int64_t keys) { return whole_vectors(keys) + VW; }
-
-/* Panels of a matrix (depth, columns) with any strides, zeros behind its last column. */
-static void pack_panels(const float *m, int64_t down, int64_t across, int64_t depth, int64_t columns,
-                        float *to) {
-  for (int64_t first = 0; first < columns; first += SCAN_COLUMNS * VW) {
-    int64_t n = smaller(SCAN_COLUMNS * VW, whole_vectors(columns - first));
-    int64_t given = smaller(n, columns - first);
-    for (int64_t k = 0; k < depth; k++, to += n) {
-      for (int64_t j = 0; j < given; j++) to[j] = m[k * down + (first + j) * across];
-      for (int64_t j = given; j < n; j++) to[j] = 0;
-    }
-  }
-}
-
-/* c (rows, columns) = a times panels, plus `add`, if given, a matrix like c. */
-typedef struct {
-  const float *a, *packed, *add;
-  float *c;
-  int64_t rows, depth, columns, a_row, add_row, c_row;
-} strided_product;
-
-INLINE void strided_panel(const strided_product *p, int64_t first, int64_t k0, int64_t k1,
-                          const int n) {
-  const float *packed = p->packed + first * p->depth + k0 * n * VW;
-  for (int64_t i0 = 0; i0 < p->rows; i0 += SCAN_ROWS) {
-    const float *a[SCAN_ROWS];
-    vf sum[SCAN_ROWS][SCAN_COLUMNS];
-    UNROLL for (int i = 0; i < SCAN_ROWS; i++) {
-      int64_t r = smaller(i0 + i, p->rows - 1);
-      const float *from = k0 ? p->c + r * p->c_row : p->add ? p->add + r * p->add_row : NULL;
-      a[i] = p->a + r * p->a_row + k0;
-      UNROLL for (int j = 0; j < n; j++) {
-        int64_t at = first + j * VW;
-        sum[i][j] = (vf){0};
-        if (from && at < p->columns) sum[i][j] = load_some(from + at, p->columns - at);
-      }
-    }
-    scan_tile(a, 1, packed, n * VW, k1 - k0, sum, n);
-    UNROLL for (int i = 0; i < SCAN_ROWS; i++) {
-      if (i0 + i >= p->rows) break;
-      UNROLL for (int j = 0; j < n; j++) {
-        int64_t at = first + j * VW;
-        store_some(p->c + (i0 + i) * p->c_row + at, sum[i][j], p->columns - at);
-      }
-    }
-  }
-}
-
-static void multiply_strided(const strided_product *p) {
-  for (int64_t first = 0; first < p->columns; first += SCAN_COLUMNS * VW)
-    for (int64_t k0 = 0; k0 < p->depth; k0 += DEPTH) {
-      int64_t k1 = smaller(k0 + DEPTH, p->depth);
-      switch (smaller(SCAN_COLUMNS, (p->columns - first + VW - 1) / VW)) {
-        case 1: strided_panel(p, first, k0, k1, 1); break;
-        case 2: strided_panel(p, first, k0, k1, 2); break;
-#if SCAN_COLUMNS > 2
-        case 3: strided_panel(p, first, k0, k1, 3); break;
-        default: strided_panel(p, first, k0, k1, 4);
-#endif
-      }
-    }
-}
 
 /* Scores to weights, row by row, zeros behind the last key. NaN spreads over its row. */
 static void softmax_rows(float *s, int64_t rows, int64_t keys) {
@@ -111,11 +46,11 @@ INLINE int64_t head_of(const attention_task *p, int64_t b, int64_t h, int64_t ti
 static void score(const attention_task *p, int64_t b, int64_t h, int64_t t, int64_t rows,
                   const float *packed_k, float *s) {
   int64_t E = p->features, own = p->biases > 1 ? h : 0;
-  multiply_strided(&(strided_product){
+  multiply(&(product){
       .a = p->q + head_of(p, b, h, p->queries, E) + t * p->heads * E, .a_row = p->heads * E,
-      .packed = packed_k, .add = p->bias ? p->bias + (own * p->queries + t) * p->keys : NULL,
-      .add_row = p->keys, .c = s, .c_row = score_row(p->keys),
-      .rows = rows, .depth = E, .columns = p->keys});
+      .a_step = 1, .b = packed_k,
+      .add = p->bias ? p->bias + (own * p->queries + t) * p->keys : NULL, .add_row = p->keys,
+      .c = s, .c_row = score_row(p->keys), .rows = rows, .depth = E, .columns = p->keys});
   softmax_rows(s, rows, p->keys);
 }
 
@@ -129,8 +64,8 @@ static void attention_item(const void *task, int64_t item, float *scratch) {
   for (int64_t t = 0; t < p->queries; t += QUERIES) {
     int64_t rows = smaller(QUERIES, p->queries - t);
     score(p, b, h, t, rows, packed_k, s);
-    multiply_strided(&(strided_product){
-        .a = s, .a_row = score_row(K), .packed = packed_v,
+    multiply(&(product){
+        .a = s, .a_row = score_row(K), .a_step = 1, .b = packed_v,
         .c = p->y + head_of(p, b, h, p->queries, V) + t * p->heads * V, .c_row = p->heads * V,
         .rows = rows, .depth = K, .columns = V});
   }
@@ -150,30 +85,9 @@ EXPORT int attention(const float *q, const float *k, const float *v, const float
 /* Adds left^T right to c (columns of left, width): left (rows, left_row), right (rows, width). */
 static void add_transposed(const float *left, int64_t left_row, const float *right, float *c,
                            int64_t rows, int64_t columns, int64_t width) {
-  for (int64_t first = 0; first < width; first += SCAN_COLUMNS * VW) {
-    int64_t n = smaller(SCAN_COLUMNS, (width - first) / VW);
-    for (int64_t i0 = 0; i0 < columns; i0 += SCAN_ROWS) {
-      const float *a[SCAN_ROWS];
-      vf sum[SCAN_ROWS][SCAN_COLUMNS];
-      UNROLL for (int i = 0; i < SCAN_ROWS; i++) a[i] = left + smaller(i0 + i, columns - 1);
-#define TRANSPOSED(N)                                                                   \
-  UNROLL for (int i = 0; i < SCAN_ROWS; i++) UNROLL for (int j = 0; j < N; j++)         \
-      sum[i][j] = load(c + (a[i] - left) * width + first + j * VW);                     \
-  scan_tile(a, left_row, right + first, width, rows, sum, N);                           \
-  UNROLL for (int i = 0; i < SCAN_ROWS; i++) {                                          \
-    if (i0 + i >= columns) break;                                                       \
-    UNROLL for (int j = 0; j < N; j++) store(c + (i0 + i) * width + first + j * VW, sum[i][j]); \
-  }
-      switch (n) {
-        case 1: TRANSPOSED(1) break;
-        case 2: TRANSPOSED(2) break;
-#if SCAN_COLUMNS > 2
-        case 3: TRANSPOSED(3) break;
-        default: TRANSPOSED(4)
-#endif
-      }
-    }
-  }
+  multiply(&(product){.a = left, .a_row = 1, .a_step = left_row, .b = right, .b_row = width,
+                      .add = c, .add_row = width, .c = c, .c_row = width,
+                      .rows = columns, .depth = rows, .columns = width});
 }
 
 /* Rows, side by side and padded to whole vectors. */
@@ -207,7 +121,8 @@ static void attention_back(const attention_task *p, int64_t part, int64_t b, int
                            float *scratch) {
   int64_t E = p->features, V = p->values, K = p->keys, H = p->heads, row = score_row(K);
   int64_t wide_e = whole_vectors(E), wide_v = whole_vectors(V), own = p->biases > 1 ? h : 0;
-  float *k_across = scratch, *k_down = k_across + E * whole_vectors(K), *v_across = k_down + K * wide_e;
+  float *k_across = scratch, *k_down = k_across + E * whole_vectors(K);
+  float *v_across = k_down + K * wide_e;
   float *dk = v_across + V * whole_vectors(K), *dv = dk + K * wide_e, *s = dv + K * wide_v;
   float *ds = s + QUERIES * row, *q = ds + QUERIES * row, *dy = q + QUERIES * wide_e;
   const float *k = p->k + head_of(p, b, h, K, E);
@@ -221,15 +136,15 @@ static void attention_back(const attention_task *p, int64_t part, int64_t b, int
     gather_rows(p->q + at_q, H * E, rows, E, q);
     gather_rows(p->dy + head_of(p, b, h, p->queries, V) + t * H * V, H * V, rows, V, dy);
     score(p, b, h, t, rows, k_across, s);
-    multiply_strided(&(strided_product){.a = dy, .a_row = wide_v, .packed = v_across, .c = ds,
-                                        .c_row = row, .rows = rows, .depth = V, .columns = K});
+    multiply(&(product){.a = dy, .a_row = wide_v, .a_step = 1, .b = v_across, .c = ds, .c_row = row,
+                        .rows = rows, .depth = V, .columns = K});
     softmax_slopes(s, ds, rows, K,
                    p->dbias ? p->dbias + ((part * p->biases + own) * p->queries + t) * K : NULL);
     add_transposed(s, row, dy, dv, rows, K, wide_v);
     add_transposed(ds, row, q, dk, rows, K, wide_e);
-    multiply_strided(&(strided_product){.a = ds, .a_row = row, .packed = k_down,
-                                        .c = p->dq + at_q, .c_row = H * E,
-                                        .rows = rows, .depth = K, .columns = E});
+    multiply(&(product){.a = ds, .a_row = row, .a_step = 1, .b = k_down,
+                        .c = p->dq + at_q, .c_row = H * E,
+                        .rows = rows, .depth = K, .columns = E});
   }
   scatter_rows(dk, H * E, K, E, p->dk + head_of(p, b, h, K, E));
   scatter_rows(dv, H * V, K, V, p->dv + head_of(p, b, h, K, V));

@@ -99,6 +99,14 @@ INLINE float *example(float *array, int64_t b, int64_t size) {
   return array == NULL ? NULL : array + b * size;
 }
 
+/* y = x w for some tokens. */
+static void block_multiply(const block_task *q, const float *x, const float *w, float *y,
+                           int64_t rows) {
+  int64_t d = q->channels;
+  multiply(&(product){.a = x, .b = w, .c = y, .a_row = d, .a_step = 1, .b_row = d, .c_row = d,
+                      .rows = rows, .depth = d, .columns = d});
+}
+
 /* Tokens of one example: so many, from y (the convolution's) to what is added to the residual. */
 static float *block_forward_rows(const block_task *q, const float *y, float *scaled,
                                  float *shifted, float *mixed, int64_t rows, float *one,
@@ -106,8 +114,8 @@ static float *block_forward_rows(const block_task *q, const float *y, float *sca
   int64_t d = q->channels, size = rows * d;
   float *value = (float *)y;
   if (q->ads != ADS_NONE) {
-    multiply_rows(y, q->scale, scaled, rows, d, d);
-    if (q->shift != NULL) multiply_rows(y, q->shift, shifted, rows, d, d);
+    block_multiply(q, y, q->scale, scaled, rows);
+    if (q->shift != NULL) block_multiply(q, y, q->shift, shifted, rows);
     for (int64_t k = 0; k < size; k += VW) {
       int64_t n = k % d;
       vf m = load(scaled + k);
@@ -129,7 +137,7 @@ static float *block_forward_rows(const block_task *q, const float *y, float *sca
     value = one;
   }
   if (!q->mixing) return value;
-  multiply_rows(value, q->mix, mixed, rows, d, d);
+  block_multiply(q, value, q->mix, mixed, rows);
   for (int64_t k = 0; k < size; k += VW) {
     vf z = load(mixed + k) + load(q->mix_bias + k % d);
     store(mixed + k, z);
@@ -183,7 +191,7 @@ static void block_back_rows(const block_task *q, const float *g, float *dy, int6
         store(one + k, load(g + k) * gelu_slope(load(q->mixed + at + k)));
       slope = one;
     }
-    multiply_rows(slope, q->mix, two, rows, d, d);
+    block_multiply(q, slope, q->mix, two, rows);
     slope = two;
   }
   const float *y = q->y + at;
@@ -209,10 +217,10 @@ static void block_back_rows(const block_task *q, const float *g, float *dy, int6
     store(by_scale + k, v * value * block_act_slope(m, q->ads));
     if (q->shift != NULL) store(by_shift + k, v * block_act_slope(n, q->ads));
   }
-  multiply_rows(by_scale, q->scale, dy, rows, d, d);
+  block_multiply(q, by_scale, q->scale, dy, rows);
   for (int64_t k = 0; k < size; k += VW) store(dy + k, load(dy + k) + load(two + k));
   if (q->shift == NULL) return;
-  multiply_rows(by_shift, q->shift, two, rows, d, d);
+  block_multiply(q, by_shift, q->shift, two, rows);
   for (int64_t k = 0; k < size; k += VW) store(dy + k, load(dy + k) + load(two + k));
 }
 

@@ -8,6 +8,7 @@ EXPORT int64_t robustssm_native_version(void) { return ROBUSTSSM_NATIVE_VERSION;
 
 EXPORT int64_t robustssm_vector_width(void) { return VW; }
 
+#include "matrix.h"
 #include "convolution_direct.h"
 #include "convolution_fft.h"
 #include "selective_scan.h"
@@ -15,6 +16,5 @@ EXPORT int64_t robustssm_vector_width(void) { return VW; }
 #include "scan.h"
 #include "low_rank.h"
 #include "attention.h"
-#include "matrix.h"
 #include "activation.h"
 #include "block.h"

@@ -10,14 +10,7 @@
  * imaginary parts, `row` floats in all.
  */
 
-/* Rows, and vectors of columns, of a product that are in registers; steps in a block of time. */
-#define SCAN_ROWS 6
-#if VW == 16
-#define SCAN_COLUMNS 4
-#else
-#define SCAN_COLUMNS 2
-#endif
-#define SCAN_STEPS 48
+#define SCAN_STEPS 48 /* in a block of time */
 
 typedef struct {
   const float *u, *into, *read, *a, *skip; /* into and read packed, a padded */
@@ -26,97 +19,6 @@ typedef struct {
   float *d_into, *d_read, *d_a, *d_skip;   /* (parts, channels, row) twice, (parts, row), ... */
   int64_t batch, length, channels, padded, row, reverse, parts;
 } system_task;
-
-/* sum[i, j] += sum over k of a[i][k a_step] b[k b_step + j], in the order of k in every tile. */
-INLINE void scan_tile(const float *const a[SCAN_ROWS], int64_t a_step, const float *b,
-                      int64_t b_step, int64_t depth, vf sum[SCAN_ROWS][SCAN_COLUMNS],
-                      const int n) {
-  for (int64_t k = 0; k < depth; k++) {
-    vf column[SCAN_COLUMNS];
-    UNROLL for (int j = 0; j < n; j++) column[j] = load(b + k * b_step + j * VW);
-    UNROLL for (int i = 0; i < SCAN_ROWS; i++) {
-      vf row = splat(a[i][k * a_step]);
-      UNROLL for (int j = 0; j < n; j++) sum[i][j] += row * column[j];
-    }
-  }
-}
-
-/* c (rows, columns) = a (rows, depth) times a packed matrix, plus skip u where there is a skip. */
-typedef struct {
-  const float *a, *packed, *u, *skip;
-  float *c;
-  int64_t rows, depth, columns; /* c and u have rows of `columns` floats */
-} packed_product;
-
-INLINE void product_panel(const packed_product *p, int64_t first, const float *packed,
-                          const int n) {
-  for (int64_t i0 = 0; i0 < p->rows; i0 += SCAN_ROWS) {
-    const float *a[SCAN_ROWS];
-    vf sum[SCAN_ROWS][SCAN_COLUMNS];
-    UNROLL for (int i = 0; i < SCAN_ROWS; i++) {
-      a[i] = p->a + smaller(i0 + i, p->rows - 1) * p->depth;
-      UNROLL for (int j = 0; j < n; j++) sum[i][j] = (vf){0};
-    }
-    scan_tile(a, 1, packed, n * VW, p->depth, sum, n);
-    UNROLL for (int i = 0; i < SCAN_ROWS; i++) {
-      if (i0 + i >= p->rows) break;
-      UNROLL for (int j = 0; j < n; j++) {
-        int64_t at = first + j * VW, width = p->columns - at;
-        int64_t entry = (i0 + i) * p->columns + at;
-        vf value = sum[i][j];
-        if (p->skip) value += load_some(p->skip + at, width) * load_some(p->u + entry, width);
-        store_some(p->c + entry, value, width);
-      }
-    }
-  }
-}
-
-static void multiply_packed(const packed_product *p) {
-  for (int64_t first = 0; first < p->columns; first += SCAN_COLUMNS * VW) {
-    const float *packed = p->packed + first * p->depth;
-    switch (smaller(SCAN_COLUMNS, (p->columns - first + VW - 1) / VW)) {
-      case 1: product_panel(p, first, packed, 1); break;
-      case 2: product_panel(p, first, packed, 2); break;
-#if SCAN_COLUMNS > 2
-      case 3: product_panel(p, first, packed, 3); break;
-      default: product_panel(p, first, packed, 4);
-#endif
-    }
-  }
-}
-
-/* c (channels, row) += left^T right for left (steps, channels) and right (steps, row), of whose
- * columns those from `first` on, n vectors. */
-INLINE void outer_panel(const float *left, const float *right, float *c, int64_t steps,
-                        int64_t channels, int64_t row, int64_t first, const int n) {
-  for (int64_t i0 = 0; i0 < channels; i0 += SCAN_ROWS) {
-    const float *a[SCAN_ROWS];
-    vf sum[SCAN_ROWS][SCAN_COLUMNS];
-    float *to = c + i0 * row + first;
-    UNROLL for (int i = 0; i < SCAN_ROWS; i++) {
-      int64_t h = smaller(i0 + i, channels - 1);
-      a[i] = left + h;
-      UNROLL for (int j = 0; j < n; j++) sum[i][j] = load(c + h * row + first + j * VW);
-    }
-    scan_tile(a, channels, right + first, row, steps, sum, n);
-    UNROLL for (int i = 0; i < SCAN_ROWS; i++) {
-      if (i0 + i >= channels) break;
-      UNROLL for (int j = 0; j < n; j++) store(to + i * row + j * VW, sum[i][j]);
-    }
-  }
-}
-
-static void add_outer(const float *left, const float *right, float *c, int64_t steps,
-                      int64_t channels, int64_t row, int64_t first) {
-  switch (smaller(SCAN_COLUMNS, (row - first) / VW)) {
-    case 1: outer_panel(left, right, c, steps, channels, row, first, 1); break;
-    case 2: outer_panel(left, right, c, steps, channels, row, first, 2); break;
-#if SCAN_COLUMNS > 2
-    case 3: outer_panel(left, right, c, steps, channels, row, first, 3); break;
-    default: outer_panel(left, right, c, steps, channels, row, first, 4);
-#endif
-  }
-}
 
 /* Runs the states of `groups` vectors of modes through `steps` rows of x, in place. */
 INLINE void run_modes(float *x, const float *a, float *state, int64_t steps, int64_t padded,
@@ -191,23 +93,37 @@ static time_block block_of(const system_task *q, int64_t b, int64_t k) {
 }
 
 static void enter(const system_task *q, time_block s, float *x) {
-  multiply_packed(&(packed_product){.a = q->u + s.at * q->channels, .packed = q->into, .c = x,
-                                    .rows = s.steps, .depth = q->channels, .columns = q->row});
+  int64_t H = q->channels;
+  multiply(&(product){.a = q->u + s.at * H, .a_row = H, .a_step = 1, .b = q->into,
+                      .c = x, .c_row = q->row, .rows = s.steps, .depth = H, .columns = q->row});
 }
 
 static void leave(const system_task *q, time_block s, const float *x) {
-  int64_t at = s.at * q->channels;
-  multiply_packed(&(packed_product){.a = x, .packed = q->read, .c = q->y + at,
-                                    .u = q->u + at, .skip = q->skip,
-                                    .rows = s.steps, .depth = q->row, .columns = q->channels});
+  int64_t H = q->channels, size = s.steps * H;
+  const float *u = q->u + s.at * H;
+  float *y = q->y + s.at * H;
+  multiply(&(product){.a = x, .a_row = q->row, .a_step = 1, .b = q->read,
+                      .c = y, .c_row = H, .rows = s.steps, .depth = q->row, .columns = H});
+  if (q->skip == NULL) return;
+  for (int64_t t = 0; t < size; t += H)
+    for (int64_t h = 0; h < H; h++) y[t + h] += q->skip[h] * u[t + h];
+}
+
+/* Adds left^T x to c, (channels, row), in the columns of modes from p on: one panel. */
+static void add_outer(const system_task *q, time_block s, const float *left, const float *x,
+                      float *c, int64_t p) {
+  multiply(&(product){.a = left + s.at * q->channels, .a_row = 1, .a_step = q->channels,
+                      .b = x + p, .b_row = q->row, .add = c + p, .add_row = q->row,
+                      .c = c + p, .c_row = q->row, .rows = q->channels, .depth = s.steps,
+                      .columns = smaller(TILE_COLUMNS, q->row - p)});
 }
 
 /* Sums over a block: of `into` and `read` for modes from p on. */
 static void add_products(const system_task *q, int64_t part, time_block s, const float *x,
                          int64_t p) {
-  int64_t H = q->channels, to = part * H * q->row;
-  add_outer(q->before + s.at * H, x, q->d_into + to, s.steps, H, q->row, p);
-  add_outer(q->u + s.at * H, q->states + s.at * q->row, q->d_read + to, s.steps, H, q->row, p);
+  int64_t to = part * q->channels * q->row;
+  add_outer(q, s, q->before, x, q->d_into + to, p);
+  add_outer(q, s, q->u, q->states + s.at * q->row, q->d_read + to, p);
 }
 
 /* The other sums over a block. */
@@ -233,7 +149,7 @@ static void system_item(const void *task, int64_t part, float *scratch) {
         run_some(x, q->a, state, s.steps, q->padded, q->reverse, p);
       leave(q, s, x);
       if (q->d_a == NULL) continue;
-      for (int64_t p = 0; p < q->row; p += SCAN_COLUMNS * VW) add_products(q, part, s, x, p);
+      for (int64_t p = 0; p < q->row; p += TILE_COLUMNS) add_products(q, part, s, x, p);
       add_slopes(q, part, s, x);
     }
   }
@@ -264,7 +180,7 @@ static void run_item(const void *task, int64_t item, float *scratch) {
 }
 
 static int64_t panels_of(const system_task *q) {
-  return (q->row + SCAN_COLUMNS * VW - 1) / (SCAN_COLUMNS * VW);
+  return (q->row + TILE_COLUMNS - 1) / (TILE_COLUMNS);
 }
 
 static void sums_item(const void *task, int64_t item, float *scratch) {
@@ -275,7 +191,7 @@ static void sums_item(const void *task, int64_t item, float *scratch) {
     for (int64_t k = 0; k < blocks_of(q); k++) {
       time_block s = block_of(q, b, k);
       const float *x = q->x + s.at * q->row;
-      if (panel < panels) add_products(q, part, s, x, panel * SCAN_COLUMNS * VW);
+      if (panel < panels) add_products(q, part, s, x, panel * TILE_COLUMNS);
       else add_slopes(q, part, s, x);
     }
 }
@@ -289,13 +205,13 @@ static int in_phases(const system_task *q, int64_t threads) {
   return failed;
 }
 
-/* Packs a matrix into panels of SCAN_COLUMNS vectors, as `scan_tile` reads them: m (2 modes,
+/* Packs a matrix into panels as `multiply` reads them: m (2 modes,
  * channels), its modes padded, transposed if modes are to be columns. */
 static void pack_modes(const float *m, float *to, int64_t modes, int64_t padded, int64_t channels,
                  int transposed) {
   int64_t depth = transposed ? channels : 2 * padded, columns = transposed ? 2 * padded : channels;
-  for (int64_t first = 0; first < columns; first += SCAN_COLUMNS * VW) {
-    int64_t n = smaller(SCAN_COLUMNS * VW, (columns - first + VW - 1) / VW * VW);
+  for (int64_t first = 0; first < columns; first += TILE_COLUMNS) {
+    int64_t n = smaller(TILE_COLUMNS, (columns - first + VW - 1) / VW * VW);
     for (int64_t k = 0; k < depth; k++)
       for (int64_t j = 0; j < n; j++) {
         int64_t mode = transposed ? first + j : k, h = transposed ? k : first + j;
