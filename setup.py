@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: plain C, optional. Everything else about the package is in pyproject.toml.
+"""The compiled CPU kernels: plain C, optional. All else about the package is in pyproject.toml.
 
 Where there is no compiler the installation goes on without them and torch does their work;
 `robustssm doctor` says which of the two is active.

@@ -27,6 +27,7 @@ PART = 96
 PARTS = 4
 """Parts come in a multiple of this, so that threads have equal shares."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One attack of an evaluation, or a suite with its stages."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustssm.ops.kernels import torch_selective_scan, triton_scan, triton_selective_scan
+from robustssm.ops.kernels import triton_scan, triton_selective_scan
 from robustssm.ops.kernels.triton_support import available
 
 _TOLERANCE = 1e-4
@@ -55,6 +55,8 @@ def _checks(device: torch.device) -> list[float]:
 
 
 def _selective_scan(device: torch.device) -> list[float]:
+    from robustssm.ops.kernels import torch_selective_scan  # which needs the scan that asks here
+
     u, delta, B, C = (_wave(k, 2, _TIME, _WIDTH, device=device) for k in range(4))
     delta = delta.abs() / 4
     A, D = -1 - _wave(4, _WIDTH, _WIDTH, device=device).abs(), _wave(5, _WIDTH, device=device)
