@@ -3,7 +3,15 @@
 Compiled, on one core with AVX-512, in nanoseconds per entry of u, forward / gradient of u / both
 gradients ("torch": the better of its forms below), float32:
 
-@TABLE@
+| batch, length, channels | sums | FFT | torch |
+|---|---|---|---|
+| 16, 64, 32 | 0.7 / 1.2 / 2.0 | 2.3 / 2.7 / 5.0 | 4.3 / 4.8 / 9.4 |
+| 128, 196, 64 | 1.3 / 1.5 / 3.0 | 1.9 / 2.1 / 3.7 | 6.4 / 6.7 / 11.3 |
+| 32, 784, 128 | 3.9 / 4.0 / 8.2 | 2.6 / 2.7 / 4.7 | 7.4 / 7.4 / 15.0 |
+| 2, 1024, 128 | 4.6 / 4.8 / 10.2 | 1.0 / 1.1 / 2.6 | 8.3 / 9.1 / 18.2 |
+| 16, 1024, 128 | 5.0 / 5.1 / 10.6 | 1.9 / 2.0 / 4.1 | 8.7 / 9.0 / 16.7 |
+| 4, 4096, 128 | | 2.5 / 2.5 / 6.0 | 10.4 / 10.7 / 17.7 |
+| 1, 16384, 128 | | 3.2 / 3.5 / 8.8 | 11.8 / 12.5 / 25.5 |
 
 Without compiled kernels, forward and all gradients / forward and that of u on another such core
 ("autograd": torch.fft on transposed views):
