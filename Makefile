@@ -14,7 +14,7 @@ help: ## This list
 
 setup: $(STAMP) ## Make .venv and install robustssm in it, with exactly the versions of constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard src/robustssm/ops/kernels/csrc/*)
 	@test -x $(BIN)/python || $(MAKE) --no-print-directory $(BIN)/python
 	@echo "Installing into $(VENV) (torch is large: this takes a minute or more) ..."
 	@$(PIP) install -c constraints.txt torch

@@ -41,8 +41,8 @@ def low_rank_response(
         K, (rows, length), in `dtype`.
 
     Numerics: relative to max|K| of its row, float32, S4's initial systems of 64 states, length
-        1024: 3e-6 compiled and 2e-5 by powers. 128 rows on one core: 0.5 ms forward and 2 ms
-        backward compiled, 12 and 30 ms by powers.
+        1024: 3e-6 compiled and 7e-6 by powers. 128 rows on one core: 0.7 ms forward and 2.2 ms
+        backward compiled, 12 and 26 ms by powers.
     Source: gu2022efficiently, section 3.2 (the system). Oracle: `low_rank_reference`.
     """
     given = e, q, r, b, c
