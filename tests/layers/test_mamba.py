@@ -8,6 +8,7 @@ from robustssm.core.rng import Noise
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.base import LayerConfig
 from robustssm.layers.mamba import MambaConfig
+from robustssm.ops.kernels import native
 from robustssm.ops.recurrence import run
 
 F64 = torch.float64
@@ -198,6 +199,7 @@ def test_frozen_gives_the_same_gradient_and_none_to_parameters():
     assert not any(t.requires_grad and t.is_leaf and t is not x for t in kept)
 
 
+@pytest.mark.skipif(native.state().level is None, reason="no compiled kernels")
 def test_memory_for_backward():
     """Rows of 2 d_inner from in_proj, u, step sizes, y; x_proj's columns; states at starts; A."""
     layer = MambaConfig().build(d_model=64, length=8, noise=Noise(0))

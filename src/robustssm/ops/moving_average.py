@@ -73,7 +73,7 @@ def prepared_averages(
     form = form or _fastest(c, length)
     if form == "compiled_scan":
         if not native.available(c, skip):
-            reason = native.state().reason or f"got {c.dtype} on {c.device}"
+            reason = native.state().reason.rstrip(".") or f"got {c.dtype} on {c.device}"
             raise ValueError(
                 "`prepared_averages(form='compiled_scan')` needs float32 weights on the CPU; "
                 f"{reason}. Leave form out."

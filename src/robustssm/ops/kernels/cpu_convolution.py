@@ -34,7 +34,8 @@ def check(kernel: Float[Tensor, "channels length"], form: str) -> None:
     """
     subject = f"`causal_convolution(form='{form}')`"
     if not native.available(kernel):
-        reason = native.state().reason or f"got {kernel.dtype} on {kernel.device}"
+        reason = native.state().reason.rstrip(".")
+        reason = reason or f"got {kernel.dtype} on {kernel.device}"
         raise ValueError(f"{subject} needs a float32 kernel on the CPU; {reason}. Leave form out.")
     if form == "compiled_fft" and kernel.shape[1] > LONGEST:
         raise ValueError(
