@@ -91,7 +91,8 @@ static void block_convolve(const block_task *q, const float *from, float *to, in
 
 static size_t convolve_scratch(const block_task *q) {
   if (q->n1 == 0) return (size_t)(2 * (q->length + TILE) + TILE) * VW;
-  return (size_t)(q->n1 * PITCH(q->n2)) * 2 * VW;
+  fft_plan plan = make_plan(1, q->length, q->channels, q->n1, q->n2, q->twist, q->turn);
+  return fft_scratch(&plan, 1);
 }
 
 /* Places of one example in an optional array. */

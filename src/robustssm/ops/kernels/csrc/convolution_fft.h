@@ -19,27 +19,25 @@ typedef struct {
 /* Rows are one vector longer than needed: at multiples of 4 KiB they would share cache lines. */
 #define PITCH(n2) ((n2) + 1)
 
-#define LOAD_COLUMN(n) column_in(plan, from, n2, n, width)
+#define LOAD_COLUMN(n) column_in(plan, from, n2, n)
 #define STORE_COLUMN(k, value)                                                                  \
   T[(int64_t)(k) * pitch + n2] =                                                                \
       vc_turn(value, turn[2 * ((k) * N2 + n2)], turn[2 * ((k) * N2 + n2) + 1], 0)
 
-INLINE vc column_in(const fft_plan *plan, const float *from, int64_t n2, int64_t n, int64_t width) {
+INLINE vc column_in(const fft_plan *plan, const vf *from, int64_t n2, int64_t n) {
   int64_t t = plan->n2 * n + n2;
   if (t >= plan->length) return (vc){(vf){0}, (vf){0}};
-  vf v = load_some(from + t * plan->channels, width);
+  vf v = from[t];
   return (vc){v * plan->twist[2 * t], v * plan->twist[2 * t + 1]};
 }
 
 #define LOAD_BACK(k) T[(int64_t)(k) * pitch + n2]
-#define STORE_BACK(n, value) column_out(plan, to, n2, n, value, width)
+#define STORE_BACK(n, value) column_out(plan, to, n2, n, value)
 
-INLINE void column_out(const fft_plan *plan, float *to, int64_t n2, int64_t n, vc value,
-                       int64_t width) {
+INLINE void column_out(const fft_plan *plan, vf *to, int64_t n2, int64_t n, vc value) {
   int64_t t = plan->n2 * n + n2;
   if (t >= plan->length) return;
-  vf y = value.r * plan->twist[2 * t] + value.i * plan->twist[2 * t + 1];
-  store_some(to + t * plan->channels, y, width);
+  to[t] = value.r * plan->twist[2 * t] + value.i * plan->twist[2 * t + 1];
 }
 
 #define LOAD_ROW(n) row[n]
@@ -56,7 +54,7 @@ INLINE void column_out(const fft_plan *plan, float *to, int64_t n2, int64_t n, v
     default: CASE(8, 16); break;                                                                \
   }
 
-static void columns_forward(const fft_plan *plan, const float *from, vc *T, int64_t width) {
+static void columns_forward(const fft_plan *plan, const vf *from, vc *T) {
   const int64_t N2 = plan->n2, pitch = plan->pitch;
   const float *turn = plan->turn;
 #define CASE(A, B)                                                                              \
@@ -65,7 +63,7 @@ static void columns_forward(const fft_plan *plan, const float *from, vc *T, int6
 #undef CASE
 }
 
-static void columns_inverse(const fft_plan *plan, const vc *T, float *to, int64_t width) {
+static void columns_inverse(const fft_plan *plan, const vc *T, vf *to) {
   const int64_t N2 = plan->n2, pitch = plan->pitch;
 #define CASE(A, B)                                                                              \
   for (int64_t n2 = 0; n2 < N2; n2++) FFT(A, B, 1, LOAD_BACK, STORE_BACK)
@@ -105,6 +103,17 @@ INLINE int64_t lanes(const fft_plan *plan, int64_t group) {
   return smaller(VW, plan->channels - group * VW);
 }
 
+/* Channels lie side by side while they are transformed: columns step through a sequence by N2 tokens,
+ * and between all channels of every token such steps are slow. Measured on 64 channels: 3.2 to 2.2 ns
+ * per entry at length 16,384, and 1.6 to 1.2 at length 1,024, batch 32. */
+INLINE void read_sequence(const fft_plan *plan, const float *from, vf *to, int64_t width) {
+  gather(from, to, plan->length, plan->length, plan->channels, width, 0);
+}
+
+INLINE void write_sequence(const fft_plan *plan, const vf *from, float *to, int64_t width) {
+  for (int64_t t = 0; t < plan->length; t++) store_some(to + t * plan->channels, from[t], width);
+}
+
 static void convolve_item(const void *task, int64_t item, float *scratch) {
   const fft_task *q = task;
   const fft_plan *plan = &q->plan;
@@ -113,14 +122,17 @@ static void convolve_item(const void *task, int64_t item, float *scratch) {
   int64_t offset = b * plan->length * plan->channels + group * VW;
   const float *spectrum = q->spectrum + group * plan->n1 * plan->n2 * 2 * VW;
   vc *T = (vc *)scratch;
-  columns_forward(plan, q->u + offset, T, width);
+  vf *sequence = (vf *)(T + plan->n1 * plan->pitch);
+  read_sequence(plan, q->u + offset, sequence, width);
+  columns_forward(plan, sequence, T);
   for (int64_t k1 = 0; k1 < plan->n1; k1++) {
     vc *row = T + k1 * plan->pitch;
     row_forward(plan, row);
     times_spectrum(row, spectrum + k1 * plan->n2 * 2 * VW, plan->n2, q->conjugate);
     row_inverse(plan, row, k1);
   }
-  columns_inverse(plan, T, q->out + offset, width);
+  columns_inverse(plan, T, sequence);
+  write_sequence(plan, sequence, q->out + offset, width);
 }
 
 static void spectrum_item(const void *task, int64_t group, float *scratch) {
@@ -129,7 +141,9 @@ static void spectrum_item(const void *task, int64_t group, float *scratch) {
   vc *T = (vc *)scratch;
   float *out = q->out + group * plan->n1 * plan->n2 * 2 * VW;
   vf scale = splat(1.0f / (float)(plan->n1 * plan->n2));
-  columns_forward(plan, q->u + group * VW, T, lanes(plan, group));
+  vf *sequence = (vf *)(T + plan->n1 * plan->pitch);
+  read_sequence(plan, q->u + group * VW, sequence, lanes(plan, group));
+  columns_forward(plan, sequence, T);
   for (int64_t k1 = 0; k1 < plan->n1; k1++) {
     vc *row = T + k1 * plan->pitch;
     row_forward(plan, row);
@@ -145,15 +159,18 @@ static void gradients_item(const void *task, int64_t item, float *scratch) {
   const fft_task *q = task;
   const fft_plan *plan = &q->plan;
   int64_t group = item / q->parts, part = item % q->parts, width = lanes(plan, group);
-  int64_t size = plan->n1 * plan->pitch, sequence = plan->length * plan->channels;
+  int64_t size = plan->n1 * plan->pitch, all = plan->length * plan->channels;
   vc *G = (vc *)scratch, *U = G + size, *sum = U + size;
+  vf *sequence = (vf *)(sum + size);
   const float *spectrum = q->spectrum + group * plan->n1 * plan->n2 * 2 * VW;
   for (int64_t k = 0; k < size; k++) sum[k] = (vc){(vf){0}, (vf){0}};
   int64_t first = part * plan->batch / q->parts, last = (part + 1) * plan->batch / q->parts;
   for (int64_t b = first; b < last; b++) {
-    int64_t offset = b * sequence + group * VW;
-    columns_forward(plan, q->g + offset, G, width);
-    columns_forward(plan, q->u + offset, U, width);
+    int64_t offset = b * all + group * VW;
+    read_sequence(plan, q->g + offset, sequence, width);
+    columns_forward(plan, sequence, G);
+    read_sequence(plan, q->u + offset, sequence, width);
+    columns_forward(plan, sequence, U);
     for (int64_t k1 = 0; k1 < plan->n1; k1++) {
       int64_t at = k1 * plan->pitch;
       row_forward(plan, G + at);
@@ -164,7 +181,9 @@ static void gradients_item(const void *task, int64_t item, float *scratch) {
       times_spectrum(G + at, spectrum + k1 * plan->n2 * 2 * VW, plan->n2, 1);
       row_inverse(plan, G + at, k1);
     }
-    if (q->out != NULL) columns_inverse(plan, G, q->out + offset, width);
+    if (q->out == NULL) continue;
+    columns_inverse(plan, G, sequence);
+    write_sequence(plan, sequence, q->out + offset, width);
   }
   vf scale = splat(1.0f / (float)(plan->n1 * plan->n2));
   for (int64_t k1 = 0; k1 < plan->n1; k1++) {
@@ -172,7 +191,8 @@ static void gradients_item(const void *task, int64_t item, float *scratch) {
     for (int64_t k = 0; k < plan->n2; k++) row[k] = (vc){row[k].r * scale, row[k].i * scale};
     row_inverse(plan, row, k1);
   }
-  columns_inverse(plan, sum, q->dk + part * sequence + group * VW, width);
+  columns_inverse(plan, sum, sequence);
+  write_sequence(plan, sequence, q->dk + part * all + group * VW, width);
 }
 
 INLINE fft_plan make_plan(int64_t batch, int64_t length, int64_t channels, int64_t n1, int64_t n2,
@@ -181,13 +201,18 @@ INLINE fft_plan make_plan(int64_t batch, int64_t length, int64_t channels, int64
                     twist, turn};
 }
 
+/* Floats for so many transforms and a sequence. */
+INLINE size_t fft_scratch(const fft_plan *plan, int64_t transforms) {
+  return (size_t)(2 * transforms * plan->n1 * plan->pitch + plan->length) * VW;
+}
+
 /* out = u * k (or its adjoint applied to u), (batch, length, channels); k as its spectrum. */
 EXPORT int causal_fft(const float *u, const float *spectrum, const float *twist, const float *turn,
                       float *out, int64_t batch, int64_t length, int64_t channels, int64_t n1,
                       int64_t n2, int64_t conjugate, int64_t threads) {
   fft_task task = {.plan = make_plan(batch, length, channels, n1, n2, twist, turn)};
   task.u = u, task.spectrum = spectrum, task.out = out, task.conjugate = conjugate;
-  size_t scratch = (size_t)(n1 * PITCH(n2)) * 2 * VW;
+  size_t scratch = fft_scratch(&task.plan, 1);
   return for_each(batch * task.plan.groups, threads, scratch, convolve_item, &task);
 }
 
@@ -197,7 +222,7 @@ EXPORT int causal_fft_spectrum(const float *k, const float *twist, const float *
                                int64_t threads) {
   fft_task task = {.plan = make_plan(1, length, channels, n1, n2, twist, turn)};
   task.u = k, task.out = out;
-  size_t scratch = (size_t)(n1 * PITCH(n2)) * 2 * VW;
+  size_t scratch = fft_scratch(&task.plan, 1);
   return for_each(task.plan.groups, threads, scratch, spectrum_item, &task);
 }
 
@@ -209,6 +234,6 @@ EXPORT int causal_fft_gradients(const float *u, const float *g, const float *spe
   fft_task task = {.plan = make_plan(batch, length, channels, n1, n2, twist, turn)};
   task.u = u, task.g = g, task.spectrum = spectrum, task.out = du, task.dk = dk;
   task.parts = parts;
-  size_t scratch = (size_t)(3 * n1 * PITCH(n2)) * 2 * VW;
+  size_t scratch = fft_scratch(&task.plan, 3);
   return for_each(parts * task.plan.groups, threads, scratch, gradients_item, &task);
 }
