@@ -34,6 +34,9 @@ def test_on_a_cpu_it_is_pgd(loss, start):
     assert torch.equal(*found)
     assert not torch.equal(found[0], x)
     (loop,) = pgd_captured._loops[model].values()
+    assert loop.reason == "a plain loop was asked for."
+    attack = PGDCaptured(steps=4, loss=loss, start=start)
+    assert torch.equal(attack(model, x, y, threat=THREAT, noise=noise), found[0])
     assert loop.reason == "only cuda tensors can be recorded; some lie on cpu."
 
 
@@ -69,6 +72,16 @@ def test_it_keeps_no_model_alive():
     assert seen() is None
 
 
+def test_a_rising_eps_leaves_nothing_behind():
+    model, x, y, noise = problem()
+    attack = PGDCaptured(steps=1)
+    for step in range(1, 10):
+        attack(model, x, y, threat=Threat(eps=0.01 * step), noise=noise)
+    loops = pgd_captured._loops[model]
+    assert len(loops) == pgd_captured._KEPT
+    assert {loop.reason for loop in loops.values()} == {"a plain loop was asked for."}
+
+
 def test_passes_are_counted_and_other_rules_refused():
     from robustssm.attacks.access import Access
 
@@ -88,10 +101,10 @@ def test_on_a_gpu_it_is_recorded_and_follows_the_parameters(precision):
     model, x, y, noise = problem()
     model, x, y = model.cuda(), x.cuda(), y.cuda()
     attack = PGDCaptured(steps=4, precision=precision)
-    for _ in range(3):
+    for call in range(3):
         found = attack(model, x, y, threat=THREAT, noise=noise)
         (loop,) = pgd_captured._loops[model].values()
-        assert loop.reason == ""
+        assert (loop.reason == "") == (call > 0)
         if precision == "fp32":
             plain = PGD(steps=4, keep="last")(model, x, y, threat=THREAT, noise=noise)
             torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)

@@ -123,6 +123,11 @@ class CapturedLoop:
         recording.graph.replay()
         return recording.output.clone()
 
+    def plain(self, points: Shaped[Tensor, "..."], *fixed: Tensor) -> Shaped[Tensor, "..."]:
+        """The same without recording or replaying anything; arguments as those of the call."""
+        self.reason = "a plain loop was asked for."
+        return self._loop(points, fixed)
+
     def forget(self) -> None:
         """Gives all recordings and their memory back, and lets what was refused be tried again."""
         self._recordings.clear()

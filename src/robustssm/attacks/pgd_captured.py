@@ -16,6 +16,8 @@ from robustssm.attacks.surrogate import Surrogate
 from robustssm.core.config import register, settings
 from robustssm.core.rng import Noise
 
+_KEPT = 4  # loops of one model, each with the memory of what it recorded
+
 _loops: "weakref.WeakKeyDictionary[nn.Module, dict[Hashable, CapturedLoop]]" = (
     weakref.WeakKeyDictionary()
 )
@@ -26,10 +28,10 @@ _loops: "weakref.WeakKeyDictionary[nn.Module, dict[Hashable, CapturedLoop]]" = (
 class PGDCaptured(PGD):
     """PGD that keeps the last iterate of one run, for training on a GPU.
 
-    On a CUDA device its steps are one launch instead of some thousands; `attacks.captured` says
-    what must hold, and where it does not, or elsewhere, the steps run one by one with the same
-    result. Its point is not judged: training sees it in full precision, and an evaluation verifies
-    it so. Checked on CPUs only; not yet run on a GPU.
+    On a CUDA device its steps are one launch instead of some thousands, from the second batch with
+    the same eps on; `attacks.captured` says what must hold. Where it does not, or elsewhere, the
+    steps run one by one with the same result. Its point is not judged: training sees it in full
+    precision, and an evaluation verifies it so. Checked on CPUs only; not yet run on a GPU.
 
     Source: madry2018towards, section 2.1 (the steps).
     """
@@ -63,12 +65,18 @@ class PGDCaptured(PGD):
         clean = () if surrogate.clean is None else (surrogate.clean,)
         key = self, region.norm, region.eps, x.device.type
         loops = _loops.setdefault(network, {})
-        if key not in loops:
+        seen = key in loops
+        if not seen:
+            while len(loops) >= _KEPT:
+                del loops[next(iter(loops))]
             loops[key] = self._loop(network, region, x.device.type)
         start = self._start(region, noise.fork("start", 0))
-        modes = tuple(part.training for part in network.modules())
         fixed = region.x, y, region.low.expand_as(x), region.high.expand_as(x), *clean
-        points = loops[key](start, *fixed, key=modes)
+        if seen:
+            modes = tuple(part.training for part in network.modules())
+            points = loops[key](start, *fixed, key=modes)
+        else:  # eps may rise from batch to batch: what comes once is not worth a recording
+            points = loops[key].plain(start, *fixed)
         model.ledger.forwards += self.steps * len(x)
         model.ledger.backwards += self.steps * len(x)
         return points

@@ -3,6 +3,7 @@
 Legend: b batch, t time, d channels, n states per channel.
 """
 
+import functools
 from typing import Literal
 
 import torch
@@ -72,7 +73,7 @@ def selective_scan(
     if not native.available(*given):
         return _composed(*inputs, held=held)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-    again = lambda *x: _composed(*x, held=held)  # noqa: E731
+    again = functools.partial(_composed, held=held)
     y = cpu_selective_scan.SelectiveScan.apply(*inputs, held, keep, again)
     return y  # pyright: ignore[reportReturnType]
 

@@ -13,6 +13,7 @@ The gradient of factors that are the same at every step is summed over time with
 over rows by torch, always in the same order: no atomics.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ class _Scan(torch.autograd.Function):
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
             from robustssm.ops.scan import linear_scan_reference
 
-            run = lambda a, b: linear_scan_reference(a, b, reverse=reverse)  # noqa: E731
+            run = functools.partial(linear_scan_reference, reverse=reverse)
             return *differentiable_gradients(run, (a, b), wanted, gradients[0]), None
         g = torch.empty_like(h)
         if not wanted[0]:
@@ -238,7 +239,7 @@ class _Average(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,), wanted, reverse = gradients, ctx.needs_input_grad, ctx.reverse
         u, q, weights = ctx.saved_tensors
-        run = lambda u, q, weights: _by_convolution(u, q, weights, reverse)  # noqa: E731
+        run = functools.partial(_by_convolution, reverse=reverse)
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
             return *differentiable_gradients(run, (u, q, weights), wanted, g), None
         du = _averages(g, q, weights, not reverse) if wanted[0] else None
