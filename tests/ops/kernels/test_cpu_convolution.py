@@ -52,10 +52,21 @@ def test_values_and_gradients(form, level):
             near(found, expected, tolerances.CONVOLUTION[form])
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_one_channel_at_a_time_at_every_length(level, monkeypatch):
+    """As long sequences are transformed, with vectors of tokens; here at lengths of all kinds."""
+    monkeypatch.setattr(cpu_convolution, "BESIDE_UP_TO", 0)
+    test_values_and_gradients("compiled_fft", level)
+    with native.at_level(level):  # several examples share a part's kernel gradient
+        test_every_size_of_transform("compiled_fft", 784, batch=19)
+    test_the_same_bytes_on_one_and_two_threads_and_from_scattered_memory("compiled_fft")
+    test_rows_do_not_meet("compiled_fft")
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("length", [784, 1024, 2500, 5000])
-def test_every_size_of_transform(form, length):
-    u, kernel, weight = problem(2, length, 3)
+def test_every_size_of_transform(form, length, batch=2):
+    u, kernel, weight = problem(batch, length, 3)
     double = [v.double() for v in (u, kernel, weight)]
     expected = outcome(*double, lambda a, b: causal_convolution(a, b, form="fft"))
     found = outcome(u, kernel, weight, lambda a, b: causal_convolution(a, b, form=form))
@@ -69,7 +80,7 @@ def test_the_longest_sequence_and_what_is_too_long():
     found = outcome(u, kernel, weight, lambda a, b: causal_convolution(a, b))
     near(found, expected, 1e-5)
     u, kernel, _ = problem(1, cpu_convolution.LONGEST + 1, 1)
-    with pytest.raises(ValueError, match="length <= 16384; got 16385"):
+    with pytest.raises(ValueError, match="length <= 65536; got 65537"):
         causal_convolution(u, kernel, form="compiled_fft")
     assert causal_convolution(u, kernel).shape == u.shape  # by torch's FFT
 

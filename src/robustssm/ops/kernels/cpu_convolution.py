@@ -13,17 +13,20 @@ from robustssm.core.errors import violation
 from robustssm.ops.kernels import native
 from robustssm.ops.kernels.torch_convolution import plain_gradients
 
-LONGEST = 128 * 128
+LONGEST = 128 * 128 * 4
 """Longest sequence that the compiled FFT takes."""
+
+BESIDE_UP_TO = 2048
+"""Longest sequence of which the compiled FFT transforms all channels of a vector side by side."""
 
 _SIZES = ((16, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128))
 _PARTS = 8  # of the batch, each with a kernel gradient of its own: work for so many threads
 
 _direct = native.function("causal_direct", "pppiiii")
 _direct_lags = native.function("causal_direct_lags", "pppiiii")
-_fft = native.function("causal_fft", "pppppiiiiii")
-_fft_spectrum = native.function("causal_fft_spectrum", "ppppiiii")
-_fft_gradients = native.function("causal_fft_gradients", "pppppppiiiiii")
+_fft = native.function("causal_fft", "ppppppiiiiii")
+_fft_spectrum = native.function("causal_fft_spectrum", "pppppiiii")
+_fft_gradients = native.function("causal_fft_gradients", "ppppppppiiiiii")
 
 
 def check(kernel: Float[Tensor, "channels length"], form: str) -> None:
@@ -81,9 +84,11 @@ class Spectral(Function):
         """The spectrum, in the order in which the transform leaves it."""
         channels, length = kernel.shape
         n1, n2, *tables = plan(length)
-        width = native.vector_width()
-        spectrum = kernel.new_empty(math.ceil(channels / width), n1 * n2, 2, width)
-        _fft_spectrum(kernel.T.contiguous(), *tables, spectrum, length, channels, n1, n2)
+        width, along = native.vector_width(), tables[2] is not None
+        spectra = channels if along else math.ceil(channels / width)
+        spectrum = kernel.new_empty(spectra, n1 * n2, 2, width)
+        kernel = (kernel if along else kernel.T).contiguous()
+        _fft_spectrum(kernel, *tables, spectrum, length, channels, n1, n2)
         return spectrum
 
     @staticmethod
@@ -102,12 +107,14 @@ class Spectral(Function):
         batch, length, channels = u.shape
         n1, n2, *tables = plan(length)
         parts = min(batch, _PARTS)
-        dk = u.new_empty(parts, length, channels)
+        along = tables[2] is not None
+        dk = u.new_empty(parts, *((channels, length) if along else (length, channels)))
         du = torch.empty_like(g, memory_format=torch.contiguous_format) if for_u else None
         inputs = u.contiguous(), g.contiguous()
         sizes = batch, length, channels, n1, n2, parts
         _fft_gradients(*inputs, spectrum, *tables, du, dk, *sizes)
-        return du, dk.sum(0).T.contiguous(), None
+        dk = dk[0] if parts == 1 else dk.sum(0)
+        return du, (dk if along else dk.T.contiguous()), None
 
 
 def _directly(u: Tensor, transposed: Tensor, *, adjoint: bool) -> Tensor:
@@ -123,13 +130,22 @@ def _spectrally(u: Tensor, spectrum: Tensor, *, adjoint: bool) -> Tensor:
     return y
 
 
+def plan(length: int) -> tuple[int, int, Tensor, Tensor, Tensor | None]:
+    """Points of columns and rows, and tables: of the twist, of turns, and of turns along time."""
+    return _plan(length, native.vector_width() if length > BESIDE_UP_TO else 1)
+
+
 @functools.cache
-def plan(length: int) -> tuple[int, int, Tensor, Tensor]:
-    """Points of columns and rows, and cosines and sines of the twist and of the turns."""
-    n1, n2 = next(sizes for sizes in _SIZES if math.prod(sizes) >= length)
+def _plan(length: int, lanes: int) -> tuple[int, int, Tensor, Tensor, Tensor | None]:
+    """With transforms of every `lanes`-th token."""
+    n1, n2 = next(sizes for sizes in _SIZES if math.prod(sizes) * lanes >= length)
     size = n1 * n2
     twist = math.pi / (2 * size) * torch.arange(size, dtype=torch.float64)
     columns, rows = (torch.arange(n, dtype=torch.float64) for n in (n1, n2))
     turn = 2 * math.pi / size * torch.outer(columns, rows)
-    tables = (torch.stack([torch.cos(a), -torch.sin(a)], -1).float() for a in (twist, turn))
-    return n1, n2, *tables  # pyright: ignore[reportReturnType]
+    twist, turn = (torch.stack([torch.cos(a), -torch.sin(a)], -1).float() for a in (twist, turn))
+    if lanes == 1:
+        return n1, n2, twist, turn, None
+    frequency = (columns[:, None] + n1 * rows).flatten() + 0.25
+    phase = 2 * math.pi / (size * lanes) * torch.outer(frequency, torch.arange(lanes).double())
+    return n1, n2, twist, turn, torch.stack([torch.cos(phase), -torch.sin(phase)], 1).float()

@@ -91,7 +91,7 @@ def _call(
         return None if dense is None else dense.bias
 
     batch, length, channels = h.shape
-    n1, n2, *tables = (0, 0, None, None)
+    n1, n2, *tables = (0, 0, None, None, None)
     if block.kernel.form == "compiled_fft":
         n1, n2, *tables = plan(length)
     sizes = (

@@ -15,8 +15,8 @@ enum { ADS_NONE, ADS_RELU, ADS_SIGMOID, ADS_TANH };
 typedef struct {
   int64_t batch, length, channels, n1, n2, norm, residual, ads, gelu, mixing, mixed_gelu;
   float epsilon;
-  /* The kernel (length, channels), or its spectrum with twist and turn where n1 > 0. */
-  const float *kernel, *twist, *turn;
+  /* The kernel (length, channels), or its spectrum with the tables of a plan where n1 > 0. */
+  const float *kernel, *twist, *turn, *phase;
   /* Matrices that multiply from the right, and in `_back` their transposes; NULL if left out. */
   const float *scale, *scale_bias, *shift, *shift_bias, *mix, *mix_bias;
   const float *gain, *offset; /* of the norm */
@@ -39,8 +39,8 @@ INLINE vf block_act_slope(vf x, int64_t kind) {
   return kind == ADS_SIGMOID ? v * (1.0f - v) : 1.0f - v * v;
 }
 
-/* out = (x - mean) / deviation * gain + offset, and mean and 1 / deviation into moments. */
-INLINE void normalise(const block_task *q, const float *x, float *out, float *moments) {
+/* Mean and 1 / deviation of a row. */
+INLINE void measure(const block_task *q, const float *x, float *moments) {
   int64_t d = q->channels;
   vf sum = {0}, squares = {0};
   for (int64_t n = 0; n < d; n += VW) sum += load(x + n);
@@ -49,10 +49,15 @@ INLINE void normalise(const block_task *q, const float *x, float *out, float *mo
     vf off = load(x + n) - mean;
     squares += off * off;
   }
-  float rate = 1.0f / __builtin_sqrtf(sum_of(squares) / (float)d + q->epsilon);
-  for (int64_t n = 0; n < d; n += VW)
+  moments[0] = mean;
+  moments[1] = 1.0f / __builtin_sqrtf(sum_of(squares) / (float)d + q->epsilon);
+}
+
+/* out = (x - mean) / deviation * gain + offset. */
+INLINE void normalise(const block_task *q, const float *x, float *out, const float *moments) {
+  float mean = moments[0], rate = moments[1];
+  for (int64_t n = 0; n < q->channels; n += VW)
     store(out + n, (load(x + n) - mean) * rate * load(q->gain + n) + load(q->offset + n));
-  moments[0] = mean, moments[1] = rate;
 }
 
 /* out = the gradient of x from g, that of the normalised row; plus `add` unless NULL. */
@@ -75,24 +80,34 @@ INLINE void normalise_back(const block_task *q, const float *x, const float *mom
   }
 }
 
-/* One example's sequence through the convolution or its adjoint; `to` may be `from`. */
-static void block_convolve(const block_task *q, const float *from, float *to, int64_t adjoint,
-                           float *scratch) {
-  int64_t groups = (q->channels + VW - 1) / VW;
-  if (q->n1 == 0) {
-    direct_task task = {from, q->kernel, to, 1, q->length, q->channels, groups, adjoint};
-    for (int64_t group = 0; group < groups; group++) direct_item(&task, group, scratch);
+INLINE fft_plan block_plan(const block_task *q) {
+  return make_plan(1, q->length, q->channels, q->n1, q->n2, q->twist, q->turn, q->phase);
+}
+
+/* One example's sequence through the convolution or its adjoint, first normalised where `moments` is
+ * not NULL; `to` may be `from`. */
+static void block_convolve(const block_task *q, const float *from, const float *moments, float *to,
+                           int64_t adjoint, float *scratch) {
+  int64_t groups = (q->channels + VW - 1) / VW, d = q->channels;
+  if (q->n1 > 0) {
+    fft_task task = {.plan = block_plan(q), .u = from, .spectrum = q->kernel, .out = to,
+                     .conjugate = adjoint, .norm = {moments, q->gain, q->offset}};
+    for (int64_t group = 0; group < groups; group++) convolve_item(&task, group, scratch);
     return;
   }
-  fft_task task = {.plan = make_plan(1, q->length, q->channels, q->n1, q->n2, q->twist, q->turn)};
-  task.u = from, task.spectrum = q->kernel, task.out = to, task.conjugate = adjoint;
-  for (int64_t group = 0; group < groups; group++) convolve_item(&task, group, scratch);
+  if (moments != NULL) {
+    for (int64_t t = 0; t < q->length; t++)
+      normalise(q, from + t * d, to + t * d, moments + 2 * t);
+    from = to;
+  }
+  direct_task task = {from, q->kernel, to, 1, q->length, d, groups, adjoint};
+  for (int64_t group = 0; group < groups; group++) direct_item(&task, group, scratch);
 }
 
 static size_t convolve_scratch(const block_task *q) {
   if (q->n1 == 0) return (size_t)(2 * (q->length + TILE) + TILE) * VW;
-  fft_plan plan = make_plan(1, q->length, q->channels, q->n1, q->n2, q->twist, q->turn);
-  return fft_scratch(&plan, 1);
+  fft_plan plan = block_plan(q);
+  return fft_scratch(&plan);
 }
 
 /* Places of one example in an optional array. */
@@ -152,14 +167,13 @@ static void block_item(const void *task, int64_t b, float *scratch) {
   int64_t L = q->length, d = q->channels, all = L * d, rows_size = BLOCK_ROWS * d;
   const float *h = q->h + b * all;
   float *out = q->out + b * all, *y = example(q->y, b, all), *places = scratch;
-  float *moments = example(q->moments, b, 2 * L), own_moments[2];
+  float *moments = example(q->moments, b, 2 * L);
+  if (moments == NULL) moments = places, places += (2 * L + VW - 1) / VW * VW;
   if (y == NULL) y = places, places += all;
   float *spare[5];
   for (int k = 0; k < 5; k++) spare[k] = places, places += rows_size;
-  if (q->norm == NORM_FIRST)
-    for (int64_t t = 0; t < L; t++)
-      normalise(q, h + t * d, y + t * d, moments == NULL ? own_moments : moments + 2 * t);
-  block_convolve(q, q->norm == NORM_FIRST ? y : h, y, 0, places);
+  for (int64_t t = 0; q->norm == NORM_FIRST && t < L; t++) measure(q, h + t * d, moments + 2 * t);
+  block_convolve(q, h, q->norm == NORM_FIRST ? moments : NULL, y, 0, places);
   for (int64_t t = 0; t < L; t += BLOCK_ROWS) {
     int64_t rows = smaller(BLOCK_ROWS, L - t), at = b * all + t * d;
     float *scaled = q->scaled == NULL ? spare[0] : q->scaled + at;
@@ -175,9 +189,10 @@ static void block_item(const void *task, int64_t b, float *scratch) {
       store(to + k, v);
     }
     if (q->norm != NORM_LAST) continue;
-    for (int64_t r = 0; r < rows; r++)
-      normalise(q, sum + r * d, out + (t + r) * d,
-                moments == NULL ? own_moments : moments + 2 * (t + r));
+    for (int64_t r = 0; r < rows; r++) {
+      measure(q, sum + r * d, moments + 2 * (t + r));
+      normalise(q, sum + r * d, out + (t + r) * d, moments + 2 * (t + r));
+    }
   }
 }
 
@@ -243,7 +258,7 @@ static void block_back_item(const void *task, int64_t b, float *scratch) {
     if (q->residual) memcpy(out + t * d, from, (size_t)(rows * d) * sizeof(float));
     block_back_rows(q, from, dy + t * d, at, rows, one, two);
   }
-  block_convolve(q, dy, dy, 1, places);
+  block_convolve(q, dy, NULL, dy, 1, places);
   for (int64_t t = 0; t < L; t++) {
     float *to = out + t * d;
     const float *add = q->residual ? to : NULL;
@@ -266,19 +281,19 @@ static block_task make_block(const int64_t *sizes, const float *const *inputs,
   q.n2 = sizes[4], q.norm = sizes[5], q.residual = sizes[6], q.ads = sizes[7];
   q.gelu = sizes[8], q.mixing = sizes[9], q.mixed_gelu = sizes[10];
   q.kernel = inputs[0], q.twist = inputs[1], q.turn = inputs[2];
-  q.scale = inputs[3], q.scale_bias = inputs[4], q.shift = inputs[5], q.shift_bias = inputs[6];
-  q.mix = inputs[7], q.mix_bias = inputs[8], q.gain = inputs[9], q.offset = inputs[10];
-  q.h = inputs[11], q.g = inputs[12];
+  q.phase = inputs[3], q.scale = inputs[4], q.scale_bias = inputs[5], q.shift = inputs[6];
+  q.shift_bias = inputs[7], q.mix = inputs[8], q.mix_bias = inputs[9], q.gain = inputs[10];
+  q.offset = inputs[11], q.h = inputs[12], q.g = inputs[13];
   q.out = outputs[0], q.y = outputs[1], q.scaled = outputs[2], q.shifted = outputs[3];
   q.mixed = outputs[4], q.sum = outputs[5], q.moments = outputs[6];
   return q;
 }
 
-/* The arrays are in the order of block_task: 11 sizes and choices, 13 inputs, 7 outputs. */
+/* The arrays are in the order of block_task: 11 sizes and choices, 14 inputs, 7 outputs. */
 EXPORT int block_forward(const int64_t *sizes, const float *const *inputs, float *const *outputs,
                          float epsilon, int64_t threads) {
   block_task task = make_block(sizes, inputs, outputs, epsilon);
-  size_t scratch = (size_t)(task.channels * (task.length + 5 * BLOCK_ROWS));
+  size_t scratch = (size_t)(task.channels * (task.length + 5 * BLOCK_ROWS) + 2 * task.length + VW);
   return for_each(task.batch, threads, scratch + convolve_scratch(&task), block_item, &task);
 }
 
