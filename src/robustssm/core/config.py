@@ -38,6 +38,7 @@ PACKAGES: Mapping[str, str] = {
     "tokens": "robustssm.models",
     "objective": "robustssm.training",
     "optimizer": "robustssm.training",
+    "probe": "robustssm.diagnostics",
     "report": "robustssm.reporting",
 }
 """Where the classes of each kind live; `lookup` imports these modules once."""

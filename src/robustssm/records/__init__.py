@@ -13,19 +13,25 @@ from robustssm.records.evaluation import (
     wilson,
 )
 from robustssm.records.files import JSON, read_json, write_bytes, write_json
+from robustssm.records.probes import Axis, ProbeResult, Quantity, join, violations
 from robustssm.records.steps import StepRecord, read_records
 
 __all__ = [
     "JSON",
+    "Axis",
     "Curve",
     "EvaluationResult",
     "Flagged",
     "Flags",
+    "ProbeResult",
     "Provenance",
+    "Quantity",
     "StepRecord",
     "SuiteRecord",
+    "join",
     "read_json",
     "read_records",
+    "violations",
     "wilson",
     "write_bytes",
     "write_json",
