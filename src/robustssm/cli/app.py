@@ -1,4 +1,4 @@
-"""The verbs: list, show, run, evaluate, audit, report, demo, doctor."""
+"""The verbs: list, show, run, evaluate, audit, probe, report, demo, doctor."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from robustssm.cli import judging
+from robustssm.cli import judging, probing
 from robustssm.cli.options import (
     DataDir,
     Device,
@@ -50,7 +50,7 @@ def list_(
         str,
         typer.Argument(
             help="recipes, a tier of them (digits, mnist14, ...), or a kind of part: attack, "
-            "dataset, layer, model, objective, optimizer, report, tokens."
+            "dataset, layer, model, objective, optimizer, probe, report, tokens."
         ),
     ] = "recipes",
 ) -> None:
@@ -127,6 +127,7 @@ def run(
 
 app.command()(judging.evaluate)
 app.command()(judging.audit)
+app.command()(probing.probe)
 
 
 @app.command()

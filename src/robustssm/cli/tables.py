@@ -1,5 +1,6 @@
 """What the command line prints as tables."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from robustssm import recipes
 from robustssm.core.config import field_types, lookup, names
-from robustssm.records import EvaluationResult
+from robustssm.records import EvaluationResult, ProbeResult
 from robustssm.reporting import verdicts
 from robustssm.reporting.names import SUITES
 
@@ -66,6 +67,26 @@ def result_table(record: Mapping[str, Any]) -> Group:
         table.add_row(Text(SUITES.get(key, key)), *cells)
     table.caption = Text("; ".join(_caption(record, next(iter(results.values())).n)))
     return Group(*_verdicts(results), table, *_deviations(results))
+
+
+def probe_table(result: ProbeResult) -> Table:
+    """Every quantity of a probe with its range over all places, and what it is."""
+    looked = result.settings
+    title = f"{result.probe}: {looked.get('examples')} examples of {' and '.join(looked['splits'])}"
+    table = Table("quantity", "least", "median", "largest", "what it is", title=title)
+    for quantity in result.quantities:
+        values = sorted(v for v in quantity.values if v is not None and not math.isnan(v))
+        shown = [_short(values[at]) for at in (0, len(values) // 2, -1)] if values else ["-"] * 3
+        unit = "" if quantity.unit in ("", "1") else f" [{quantity.unit}]"
+        bound = f" ({quantity.side} bound of {quantity.bounds})" if quantity.bounds else ""
+        table.add_row(quantity.name, *shown, Text(f"{quantity.text}{unit}{bound}"))
+    if result.remarks:
+        table.caption = Text(" ".join(result.remarks))
+    return table
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _caption(record: Mapping[str, Any], n: int) -> Iterator[str]:

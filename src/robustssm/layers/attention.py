@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustssm.core.config import register, settings
 from robustssm.core.errors import violation
+from robustssm.core.observation import observe
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
 from robustssm.layers.linear import Linear
@@ -123,7 +124,10 @@ class _AttentionLayer(SequenceLayer):
         Raises:
             ValueError: If the sequence is longer than the layer was built for.
         """
-        return self._out(softmax_attention(*self._qkv(x), self._bias(x.shape[1], x)))
+        q, k, v = self._qkv(x)
+        read = softmax_attention(q, k, v, self._bias(x.shape[1], x))
+        observe(self, "attention", _side_by_side(v), _side_by_side(read))
+        return observe(self, "linear", _side_by_side(read), self._out(read))
 
     def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> None:
         """None: there is no state equation inside."""
@@ -140,7 +144,7 @@ class _AttentionLayer(SequenceLayer):
         return q, k, v
 
     def _out(self, y: Tensor) -> Tensor:
-        return self.out(rearrange(y, "b h l c -> b l (h c)"))
+        return self.out(_side_by_side(y))
 
     def _bias(self, length: int, like: Tensor) -> Tensor | None:
         """(heads or 1, length, length), or None."""
@@ -149,6 +153,10 @@ class _AttentionLayer(SequenceLayer):
             return bias
         mask = future(length, like)[None]
         return mask if bias is None else bias + mask
+
+
+def _side_by_side(heads: Tensor) -> Float[Tensor, "batch length features"]:
+    return rearrange(heads, "b h l c -> b l (h c)")
 
 
 class Attention(_AttentionLayer):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from robustssm.core.config import register, settings
 from robustssm.core.errors import Inapplicable, violation
+from robustssm.core.observation import backwards
 from robustssm.core.rng import Noise
 from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
 from robustssm.layers.s4d import S4DConfig
@@ -70,7 +71,9 @@ class Bidirectional(SequenceLayer):
         self, x: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """Maps (batch, length, d_model) to the same shape."""
-        return self.ahead(x) + self.behind(x.flip(1)).flip(1)
+        with backwards():
+            behind = self.behind(x.flip(1)).flip(1)
+        return self.ahead(x) + behind
 
     def reference(
         self, x: Float[Tensor, "batch length d_model"]

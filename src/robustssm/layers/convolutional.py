@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustssm.core.errors import violation
+from robustssm.core.observation import observe
 from robustssm.core.rng import Noise
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.base import CausalLayer, SequenceLayer
@@ -49,7 +50,7 @@ class ConvolutionalLayer(Preparing, SequenceLayer):
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
             y = causal_convolution(x.to(dtype), self.taps(x.shape[1], dtype=dtype))
-        return self._scale(y.to(x.dtype))
+        return self._scale(observe(self, "ssm", x, y.to(x.dtype)))
 
     def taps(self, length: int, *, dtype: torch.dtype = torch.float32) -> PreparedKernel:
         """The kernel in `dtype` with the skip D in its first tap, ready for many convolutions."""
@@ -57,7 +58,10 @@ class ConvolutionalLayer(Preparing, SequenceLayer):
         return self._prepared(key, lambda: prepared_kernel(self._taps(length, dtype)))
 
     def _scale(self, y: Tensor) -> Tensor:
-        return y if self.scaling is None else self.scaling(y)
+        if self.scaling is None:
+            return y
+        scaled = self.scaling(y)
+        return observe(self, "ads", y, scaled) if y.ndim == 3 else scaled
 
     def _taps(self, length: int, dtype: torch.dtype) -> Taps:
         """The kernel with the skip as part of its first tap."""

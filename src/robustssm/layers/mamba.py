@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustssm.core.config import register, settings
+from robustssm.core.observation import observe, observed
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.base import CausalLayer, LayerConfig, Role
@@ -127,9 +128,10 @@ class Mamba(Preparing, CausalLayer):
     ) -> Float[Tensor, "batch length d_model"]:
         """Maps (batch, length, d_model) to the same shape."""
         v, z = self.in_proj(x).chunk(2, -1)
-        u = self._convolved(v)
+        observe(self, "projection", x, v)
+        u = observe(self, "convolution", v, self._convolved(v))
         steps, bias, *system = self._driven(u)
-        gated = self.scaling is None and z.dtype == steps.dtype
+        gated = self.scaling is None and z.dtype == steps.dtype and not observed()
         with torch.autocast(x.device.type, enabled=False):
             y = selective_scan(
                 u.to(steps.dtype),
@@ -139,7 +141,10 @@ class Mamba(Preparing, CausalLayer):
                 gate=z if gated else None,
                 discretization=self.config.discretization,
             )
-        return self.out_proj(y) if gated else self._out(y.to(u.dtype), z)
+        if gated:
+            return self.out_proj(y)
+        y = observe(self, "ssm", u, y.to(u.dtype))
+        return self._out(y, z)
 
     def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> Recurrence:
         """One system per inner channel, as `x` selects it, driven by the convolution's output."""
@@ -209,8 +214,13 @@ class Mamba(Preparing, CausalLayer):
         return held if self.config.discretization == "euler" else hold_gain(held, A)
 
     def _out(self, y: Tensor, z: Tensor) -> Tensor:
-        y = y if self.scaling is None else self.scaling(y)
-        return self.out_proj(y * F.silu(z))
+        if y.ndim == 2:  # a single token
+            y = y if self.scaling is None else self.scaling(y)
+            return self.out_proj(y * F.silu(z))
+        if self.scaling is not None:
+            y = observe(self, "ads", y, self.scaling(y))
+        gated = observe(self, "gate", y, y * F.silu(z))
+        return observe(self, "linear", gated, self.out_proj(gated))
 
     def _state_dtype(self) -> torch.dtype:
         return torch.promote_types(self.A_log.dtype, torch.float32)

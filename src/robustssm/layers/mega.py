@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustssm.core.config import register, settings
+from robustssm.core.observation import observe
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.attention import RelativeBias, future
@@ -133,15 +134,25 @@ class _MegaLayer(SequenceLayer):
     def _gated(self, x: Tensor, average: Tensor, attention: Attend) -> Tensor:
         """All that follows the average; `attention` maps q, k and v to what is read."""
         v = F.silu(self.value(x))
-        scaled = average if self.scaling is None else self.scaling(average)
+        observe(self, "ssm", x, average)
+        scaled = average
+        if self.scaling is not None:
+            scaled = observe(self, "ads", average, self.scaling(average))
         u, z, r, h_x = self.mixed(F.silu(scaled)).split(self.widths, -1)
         z = F.silu(z)
         scalings = zip(self.qk_gain, self.qk_offset, strict=True)
         q, k = (torch.addcmul(offset, z, gain) for gain, offset in scalings)
         read = attention(q[:, None], k[:, None], v[:, None])[:, 0]
-        h = F.silu(h_x + self.hidden(read * F.silu(r)))
-        x = self.norm(x + torch.sigmoid(u) * (h - x))
-        return self.ffn_norm(x + self.contract(F.silu(self.expand(x))))
+        observe(self, "attention", v, read)
+        read = observe(self, "gate", read, read * F.silu(r))
+        h = F.silu(h_x + observe(self, "linear", read, self.hidden(read)))
+        updated = observe(self, "gate", h, x + torch.sigmoid(u) * (h - x))
+        x = observe(self, "norm", updated, self.norm(updated))
+        wide = observe(self, "linear", x, self.expand(x))
+        wide = observe(self, "activation", wide, F.silu(wide))
+        y = x + observe(self, "linear", wide, self.contract(wide))
+        observe(self, "residual", x, y)
+        return observe(self, "norm", y, self.ffn_norm(y))
 
 
 class Mega(_MegaLayer):

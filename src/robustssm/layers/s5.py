@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustssm.core.config import register, settings
+from robustssm.core.observation import observe
 from robustssm.core.rng import Noise
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.base import CausalLayer, LayerConfig, Role
@@ -145,7 +146,8 @@ class S5(Preparing, CausalLayer):
         with torch.autocast(x.device.type, enabled=False):
             system = self._stacked()
             y = mimo_scan(x.to(system.skip.dtype), *system)
-        return self._scaled(y.to(x.dtype))
+        y = observe(self, "ssm", x, y.to(x.dtype))
+        return y if self.scaling is None else observe(self, "ads", y, self._scaled(y))
 
     def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> Recurrence:
         """One group of d_model inputs and outputs."""

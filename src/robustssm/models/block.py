@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustssm.core.config import settings
+from robustssm.core.observation import Part, observe, observed
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.base import LayerConfig
 from robustssm.layers.linear import Linear
@@ -107,13 +108,13 @@ class Block(Preparing):
         self, h: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """Maps (batch, length, d_model) to the same shape."""
-        whole = fused_branch(self, h) if self._is_frozen else None
+        whole = fused_branch(self, h) if self._is_frozen and not observed() else None
         if whole is not None:
             h = residual_block(h, whole)
         else:
             h = self._around(h, self._mixed, self.norm)
         if self.feed_forward is not None:
-            h = self._around(h, self.feed_forward, self.feed_forward_norm)
+            h = self._around(h, self._fed_forward, self.feed_forward_norm)
         return h
 
     def prepared(self, length: int) -> Branch | None:
@@ -124,14 +125,27 @@ class Block(Preparing):
         return [tensors for part in self.modules() for tensors in (part._parameters, part._buffers)]
 
     def _mixed(self, h: Tensor) -> Tensor:
-        return self.mixing_activation(self.mixing(self.activation(self.layer(h))))
+        h = self._seen("layer", h, self.layer)
+        h = self._seen("activation", h, self.activation)
+        h = self._seen("linear", h, self.mixing)
+        return self._seen("activation", h, self.mixing_activation)
+
+    def _fed_forward(self, h: Tensor) -> Tensor:
+        assert self.feed_forward is not None
+        return self._seen("feed_forward", h, self.feed_forward)
+
+    def _seen(self, part: Part, h: Tensor, module: nn.Module) -> Tensor:
+        """Runs a part and reports it, unless it is left out."""
+        if isinstance(module, nn.Identity):
+            return h
+        return observe(self, part, h, module(h))
 
     def _around(self, h: Tensor, branch: Callable[[Tensor], Tensor], norm: nn.Module) -> Tensor:
         pre = self.config.norm == "pre"
-        y = self.dropout(branch(norm(h) if pre else h))
+        y = self.dropout(branch(self._seen("norm", h, norm) if pre else h))
         if self.config.residual:
-            y = h + y
-        return y if pre else norm(y)
+            y = observe(self, "residual", h, h + y)
+        return y if pre else self._seen("norm", y, norm)
 
 
 def linear(inputs: int, outputs: int, *, noise: Noise) -> Linear:

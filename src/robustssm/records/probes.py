@@ -1,7 +1,7 @@
 """What a probe found: named numbers with axes, and what each of them bounds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal
@@ -228,18 +228,6 @@ def violations(result: ProbeResult, *, tolerance: float = 1e-6) -> tuple[str, ..
                     f"{bound.name} at {dict(place)} is {limit}, {bound.bounds} is {value}."
                 )
     return tuple(found)
-
-
-def by_axis(result: ProbeResult, name: str) -> Sequence[str]:
-    """The labels of an axis in the order of their first appearance among the quantities."""
-    labels = (
-        label
-        for quantity in result.quantities
-        for axis in quantity.axes
-        if axis.name == name
-        for label in axis.labels
-    )
-    return tuple(dict.fromkeys(labels))
 
 
 def _to_json(value: float | None) -> float | str | None:
