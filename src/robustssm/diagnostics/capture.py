@@ -1,6 +1,6 @@
 """What the parts of a model read and write, by name, without touching the model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,19 +72,41 @@ def capture(model: nn.Module, x: Inputs) -> tuple[Activation, ...]:
         Inapplicable: If there are no sequence layers.
     """
     paths = list(layers_of(model))
-    names = {module: path for path, module in model.named_modules()}
-    seen: list[tuple[str, Part, Tensor, Tensor]] = []
-
-    def listen(module: nn.Module, part: Part, before: Tensor, after: Tensor) -> None:
-        if module in names:
-            seen.append((names[module], part, before.detach(), after.detach()))
-
-    with torch.no_grad(), mode(model, training=False), observing(listen):
-        model(x)
+    seen, overwritten = _run(model, x, keep=Tensor.detach)
+    if overwritten:  # by a part that works in place: kept anew, as copies
+        seen, _ = _run(model, x, keep=Tensor.clone)
     return tuple(_placed(seen, paths))
 
 
-def _placed(seen: list[tuple[str, Part, Tensor, Tensor]], paths: list[str]) -> Iterator[Activation]:
+def _run(
+    model: nn.Module, x: Inputs, *, keep: Callable[[Tensor], Tensor]
+) -> tuple[list["_Seen"], bool]:
+    """What was reported, and whether some of it was overwritten afterwards."""
+    names = {module: path for path, module in model.named_modules()}
+    seen: list[_Seen] = []
+    versions: list[int] = []
+
+    def listen(module: nn.Module, part: Part, before: Tensor, after: Tensor) -> None:
+        if module in names:
+            kept = keep(before), keep(after)
+            seen.append((names[module], part, *kept))
+            versions.extend(map(_version, kept))
+
+    with torch.no_grad(), mode(model, training=False), observing(listen):
+        model(x)
+    now = [_version(tensor) for *_, before, after in seen for tensor in (before, after)]
+    return seen, now != versions
+
+
+_Seen = tuple[str, Part, Tensor, Tensor]
+"""Path of the module, its part, and the sequences before and after it."""
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # inference mode does not count
+
+
+def _placed(seen: list[_Seen], paths: list[str]) -> Iterator[Activation]:
     counts: dict[tuple[int, Part], int] = {}
     for path, part, before, after in seen:
         layer = _layer(path, paths)

@@ -209,35 +209,6 @@ def spectral_radius(recurrence: Recurrence) -> Float[Tensor, "batch time groups"
     return torch.linalg.eigvals(recurrence.A).abs().amax(-1)
 
 
-def linf_gain(recurrence: Recurrence, length: int) -> Float[Tensor, " groups"]:
-    """The largest max|y| over all u of that length with max|u| <= 1, exactly.
-
-    It is the l1 norm of the impulse response: the sum over inputs and lags of |K|, for the output
-    where that is largest.
-
-    Raises:
-        Inapplicable: As `impulse_response`.
-    """
-    return impulse_response(recurrence, length).abs().sum((-1, -2)).amax(-1)
-
-
-def l2_gain(recurrence: Recurrence, length: int) -> Float[Tensor, " groups"]:
-    """An upper bound on the largest ||y||_2 over all u of that length with ||u||_2 <= 1.
-
-    The map is a block Toeplitz matrix, a corner of a circulant of twice its size; the norm of that
-    is the largest singular value of the discrete Fourier transform of K over its 2 * length
-    frequencies. The bound becomes exact as the length passes the memory of the system.
-
-    Raises:
-        Inapplicable: As `impulse_response`.
-    """
-    K = impulse_response(recurrence, length)
-    response = torch.fft.rfft(K, n=2 * length)
-    if K.shape[1:3] == (1, 1):
-        return response.abs().amax((-1, -2, -3))
-    return torch.linalg.matrix_norm(response.movedim(-1, 1), ord=2).amax(-1)
-
-
 def _at(M: Tensor, t: int) -> Tensor:
     return M[:, t if M.shape[1] > 1 else 0]
 
