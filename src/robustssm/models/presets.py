@@ -12,6 +12,7 @@ qi2024exploring describes its models in the text (version 1, table 3); its relea
 
 Alike in both: sizes, post-norm residuals, S5 as the bare layer, mean pooling without a final norm.
 S4D is not in the paper; it stands in S4's place, with one spectrum for all channels as S4 there.
+LRU and Mamba-2 are in neither: they are `modern` models and, with S4D, the victims of poisoning.
 """
 
 from dataclasses import dataclass
@@ -21,16 +22,20 @@ from robustssm.core.errors import unknown
 from robustssm.layers.adaptive_scaling import Activation, AdaptiveScalingConfig
 from robustssm.layers.base import LayerConfig
 from robustssm.layers.dss import DSSConfig
+from robustssm.layers.lru import LRUConfig
 from robustssm.layers.mamba import MambaConfig
+from robustssm.layers.mamba2 import Mamba2Config
 from robustssm.layers.mega import MegaConfig
 from robustssm.layers.s4 import S4Config
 from robustssm.layers.s4d import S4DConfig
 from robustssm.layers.s5 import S5Config
 from robustssm.models.block import BlockConfig
 from robustssm.models.classifier import SequenceClassifierConfig
-from robustssm.models.tokens import LegacyRaster, Raster
+from robustssm.models.tokens import LegacyRaster, Raster, Tokenizer
 
 Structure = Literal["s4", "dss", "s5", "mega", "mamba", "s4d"]
+Victim = Literal["s4d", "lru", "mamba2"]
+Modern = Literal[Structure, Victim]
 PaperDataset = Literal["mnist", "cifar10"]
 ReleasedDataset = Literal["mnist", "cifar10", "tiny_imagenet"]
 
@@ -121,7 +126,7 @@ def released_code(
 
 
 def modern(
-    structure: Structure,
+    structure: Modern,
     *,
     d_model: int = 64,
     num_layers: int = 2,
@@ -131,22 +136,23 @@ def modern(
     """Pre-norm residual blocks h + Linear(gelu(SSM(norm(h)))), in any size; for CPUs and new work.
 
     The mixing is linear and not gated, so that adaptive scaling is the only gate around the SSM.
-    Mamba and Mega, which have gates and maps of their own, are left as they are: Mamba within a
-    pre-norm residual, Mega bare, its widths in the paper's ratio to `d_model`. S5's eigenvalues
-    are kept stable.
+    Mamba, Mamba-2 and Mega, which have gates and maps of their own, are left as they are: Mega bare
+    with the paper's ratio of widths, the others in a pre-norm residual. S5's eigenvalues are kept
+    stable.
 
     Args:
-        structure: One of `structures()`.
+        structure: One of `structures()`, "lru" or "mamba2".
         d_model: Channels between layers, at least 1.
         num_layers: Number of blocks, at least 1.
-        d_state: States per channel (S4, S4D, DSS, Mamba, Mega's moving average; 16 if None), or of
-            the one system that all channels share (S5; `d_model`, made even, if None).
+        d_state: States per channel (S4, S4D, DSS, Mamba, Mamba-2, Mega's moving average; 16 if
+            None), or of the one system that all channels share (S5, LRU; `d_model`, for S5 made
+            even, if None).
         ads: Activation of adaptive scaling after every SSM, or None for none.
 
     Raises:
         ValueError: If there is no such structure, or a size is out of range.
     """
-    _known("structure", structure, Structure)
+    _known("structure", structure, Modern)
     scaling = None if ads is None else AdaptiveScalingConfig(activation=ads)
     return SequenceClassifierConfig(
         layer=_modern_layer(structure, d_model, d_state, scaling),
@@ -159,8 +165,61 @@ def modern(
 
 _MODERN_BLOCKS = {
     "mamba": BlockConfig(norm="pre", activation="none", mixing="none"),
+    "mamba2": BlockConfig(norm="pre", activation="none", mixing="none"),
     "mega": _BARE,
 }
+
+
+def victim(
+    structure: Victim,
+    *,
+    tokens: Tokenizer | None = None,
+    d_model: int = 128,
+    num_layers: int = 4,
+    d_state: int | None = None,
+    dropout: float = 0.1,
+) -> SequenceClassifierConfig:
+    """A model that slutzky2024implicit poisons: post-norm residual blocks with dropout.
+
+    S4D has their 201,482 parameters on CIFAR-10, not their dropout before the gated map. LRU has a
+    bias in that map, which theirs lacks: 267,018 parameters for 265,994. Mamba-2 has dropout before
+    the norm and its last norm before pooling, theirs after both; and theirs (554,234) reads 8x8
+    features of a convolutional stem (133,184), to which `Patches(side=4)` comes nearest.
+
+    Args:
+        structure: "s4d", "lru" or "mamba2".
+        tokens: How inputs are read; None: `Raster()`. Theirs, but for Mamba-2's: `LegacyRaster()`.
+        d_model: Channels between layers, at least 1.
+        num_layers: Number of blocks, at least 1.
+        d_state: States per channel; None: 64 (S4D, LRU) or 16 (Mamba-2), as published.
+        dropout: Probability of zeroing an entry of what a block adds.
+
+    Raises:
+        ValueError: If there is no such victim, or a size is out of range.
+    """
+    _known("victim", structure, Victim)
+    mamba2 = structure == "mamba2"
+    states = (16 if mamba2 else 64) if d_state is None else d_state
+    match structure:
+        case "s4d":
+            layer = S4DConfig(d_state=states)
+        case "lru":
+            layer = LRUConfig(d_state=states, form="channelwise")
+        case "mamba2":
+            layer = Mamba2Config(d_state=states, initial="normal")
+    return SequenceClassifierConfig(
+        layer=layer,
+        d_model=d_model,
+        num_layers=num_layers,
+        tokens=tokens or Raster(),
+        block=BlockConfig(
+            norm="post",
+            activation="gelu" if structure == "s4d" else "none",
+            mixing="none" if mamba2 else "glu",
+            dropout=dropout,
+        ),
+        final_norm=mamba2,
+    )
 
 
 def _published_block(structure: Structure, convolutional: BlockConfig) -> BlockConfig:
@@ -207,7 +266,7 @@ def _published_layer(
 
 
 def _modern_layer(
-    structure: Structure, d_model: int, d_state: int | None, scaling: AdaptiveScalingConfig | None
+    structure: Modern, d_model: int, d_state: int | None, scaling: AdaptiveScalingConfig | None
 ) -> LayerConfig:
     states = 16 if d_state is None else d_state
     match structure:
@@ -224,6 +283,10 @@ def _modern_layer(
             return MegaConfig(d_state=states, scaling=scaling)
         case "mamba":
             return MambaConfig(d_state=states, expand=2, scaling=scaling)
+        case "lru":
+            return LRUConfig(d_state=d_model if d_state is None else d_state, scaling=scaling)
+        case "mamba2":
+            return Mamba2Config(d_state=states, expand=2, scaling=scaling)
 
 
 Name = TypeVar("Name", bound=str)

@@ -10,7 +10,10 @@ corresponding outputs of y.
 | S4D, DSS | d_model | 1 | diagonal, complex | no |
 | S5 | 1 | d_model | diagonal, complex | no |
 | Mega's moving average | d_model | 1 | diagonal, real; twice, the second one in `backward` | no |
+| LRU | 1 | d_model | diagonal, complex | no |
+| LRU, channelwise | d_model | 1 | diagonal, complex, shared | no |
 | Mamba | d_inner | 1 | diagonal, real | yes |
+| Mamba-2 | d_inner | 1 | diagonal, real | yes |
 """
 
 from dataclasses import dataclass, replace
