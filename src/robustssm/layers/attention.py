@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustssm.core.config import register, settings
 from robustssm.core.errors import violation
-from robustssm.core.observation import observe
+from robustssm.core.observation import observe, observed
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
 from robustssm.layers.linear import Linear
@@ -126,8 +126,12 @@ class _AttentionLayer(SequenceLayer):
         """
         q, k, v = self._qkv(x)
         read = softmax_attention(q, k, v, self._bias(x.shape[1], x))
-        observe(self, "attention", _side_by_side(v), _side_by_side(read))
-        return observe(self, "linear", _side_by_side(read), self._out(read))
+        y = self._out(read)
+        if observed():
+            told = _side_by_side(read)
+            observe(self, "attention", _side_by_side(v), told)
+            observe(self, "linear", told, y)
+        return y
 
     def recurrence(self, x: Float[Tensor, "batch length d_model"]) -> None:
         """None: there is no state equation inside."""

@@ -11,7 +11,16 @@ DATASETS = {
     "cifar10": "CIFAR-10",
     "tiny_imagenet": "Tiny-ImageNet",
 }
-STRUCTURES = {"s4": "S4", "s4d": "S4D", "dss": "DSS", "s5": "S5", "mega": "Mega", "mamba": "Mamba"}
+STRUCTURES = {
+    "s4": "S4",
+    "s4d": "S4D",
+    "dss": "DSS",
+    "s5": "S5",
+    "mega": "Mega",
+    "mamba": "Mamba",
+    "lru": "LRU",
+    "mamba2": "Mamba-2",
+}
 METHODS = {"standard": "Standard", "pgd_training": "PGD-AT", "trades": "TRADES"}
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 SCALINGS = {"scale": "AdS", "scale_shift": "AdSS"}
