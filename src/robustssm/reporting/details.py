@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from robustssm.reporting import curves, figures, notes, suites, tables
+from robustssm.reporting import curves, figures, notes, probes, suites, tables
 from robustssm.reporting.base import (
     Block,
     Code,
@@ -54,6 +54,7 @@ def _blocks(
             panels=panels,
         )
     yield _training(run, name)
+    yield from probes.of_run(run, name)
     yield Facts(items=tuple(_facts(run)))
     settings = json.dumps(run.experiment, indent=1, ensure_ascii=False)
     yield Fold(name=f"{name}-settings", summary="All settings", blocks=(Code(text=settings),))

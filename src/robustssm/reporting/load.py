@@ -15,7 +15,7 @@ from robustssm.records import (
     read_json,
     read_records,
 )
-from robustssm.reporting import names
+from robustssm.reporting import names, probes
 from robustssm.reporting.runs import Checkpoint, LeftOut, Run, Runs
 
 RECIPE, PROVENANCE = "recipe.json", "provenance.json"
@@ -72,6 +72,7 @@ def read(path: Path, *, name: str) -> Run | LeftOut:
     except (CorruptFile, OSError) as error:
         reason = str(names.printable(str(error).replace(f"{path}/", "")))
         return LeftOut(name=name, state="damaged", reason=reason)
+    found, damaged = probes.read(path, run=name)
     return Run(
         name=name,
         recipe=str(recipe.get("recipe", "not recorded")),
@@ -84,6 +85,8 @@ def read(path: Path, *, name: str) -> Run | LeftOut:
         selection=names.RULES.get(rule := str(rest.get("selection", "not recorded")), rule),
         test_size=_test_size(rest),
         examples=_examples(recipe, rest),
+        probes=found,
+        damaged=damaged,
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from robustssm.core.config import register, settings
 from robustssm.reporting import (
+    attribution,
     cells,
     comparison,
     curves,
@@ -15,7 +16,10 @@ from robustssm.reporting import (
     inflation,
     names,
     notes,
+    overfitting,
+    relation_figures,
     tables,
+    theory,
 )
 from robustssm.reporting.base import (
     Block,
@@ -74,16 +78,18 @@ class Overview(Report):
                 name="curves", title="Training curves", blocks=tuple(_overview_figures(groups))
             ),
             Section(
+                name="overfitting",
+                title="Robust overfitting",
+                blocks=tuple(overfitting.blocks(groups, marks=marks, level=self.level)),
+            ),
+            *_explanations(groups, self.level),
+            Section(
                 name="runs",
                 title="Runs",
                 blocks=tuple(self._runs(ordered, noted, marks)),
             ),
         ]
-        if runs.left_out:
-            left_out = (_left_out(runs.left_out),)
-            made.append(
-                Section(name="left-out", title="Unfinished and damaged runs", blocks=left_out)
-            )
+        made.append(_left_out(runs))
         return Document(title=self.title, sections=tuple(s for s in made if s.blocks))
 
     def _accuracy(
@@ -220,16 +226,45 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _left_out(runs: Sequence[LeftOut]) -> Table:
+def _explanations(groups: Sequence[Group], level: float) -> Iterator[Section]:
+    """What probes say; a section without blocks is not shown."""
+    yield Section(
+        name="attribution",
+        title="Where the perturbation grows and shrinks",
+        blocks=tuple(attribution.blocks(groups)),
+    )
+    for name, title, contents in theory.SECTIONS:
+        yield Section(name=name, title=title, blocks=tuple(contents(groups)))
+    yield Section(
+        name="relation",
+        title="Does the theory explain anything?",
+        blocks=tuple(relation_figures.blocks(groups, level=level)),
+    )
+
+
+def _left_out(runs: Runs) -> Section:
+    damaged = [file for run in runs.finished for file in run.damaged]
+    made = []
+    if runs.left_out:
+        made.append(_reasons("Runs that are in no table and no figure.", "Run", runs.left_out))
+    if damaged:
+        made.append(
+            _reasons("Files of probes that are in no table and no figure.", "File", damaged)
+        )
+    title = "Unfinished and damaged runs" if runs.left_out else "Damaged files"
+    return Section(name="left-out", title=title, blocks=tuple(made))
+
+
+def _reasons(caption: str, corner: str, left_out: Sequence[LeftOut]) -> Table:
     return Table(
-        caption="Runs that are in no table and no figure.",
-        corner="Run",
+        caption=caption,
+        corner=corner,
         columns=(("State",), ("Reason",)),
         groups=(
             RowGroup(
                 rows=tuple(
-                    Row(head=run.name, cells=(Cell(value=run.state), Cell(value=run.reason)))
-                    for run in runs
+                    Row(head=each.name, cells=(Cell(value=each.state), Cell(value=each.reason)))
+                    for each in left_out
                 )
             ),
         ),

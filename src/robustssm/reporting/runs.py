@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from robustssm.records import EvaluationResult, Flagged, Provenance, StepRecord
+from robustssm.records import EvaluationResult, Flagged, ProbeResult, Provenance, StepRecord
 from robustssm.reporting import names
 from robustssm.reporting.verdicts import Verdict, verdict, worst
 
@@ -15,6 +15,15 @@ class Checkpoint:
 
     epoch: int | None
     result: EvaluationResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A run directory, or a file of one, that the report cannot use."""
+
+    name: str
+    state: Literal["unfinished", "damaged"]
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,10 @@ class Run:
     examples: str = ""
     """Equal for runs that were evaluated on the same examples in the same order, except that one
     may have taken fewer of them."""
+    probes: Mapping[str, ProbeResult] = field(default_factory=dict)
+    """Name of a file in probes/, without its ending, to what it holds; sorted."""
+    damaged: tuple[LeftOut, ...] = ()
+    """Files of probes that cannot be read."""
 
     @property
     def dataset(self) -> str:
@@ -88,15 +101,6 @@ CHOSEN_ON_TEST = Flagged(
     name="chosen_on_test",
     message="the best checkpoint was chosen on the test set itself; its numbers are optimistic.",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """A run directory that the report cannot use."""
-
-    name: str
-    state: Literal["unfinished", "damaged"]
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
