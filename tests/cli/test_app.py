@@ -22,7 +22,7 @@ def call(*arguments):
 
 def test_help_names_every_verb():
     shown = call("--help").output
-    for verb in ("list", "show", "run", "evaluate", "report", "demo", "doctor"):
+    for verb in ("list", "show", "run", "evaluate", "probe", "report", "demo", "doctor"):
         assert verb in shown
         assert call(verb, "--help").exit_code == 0
 
@@ -65,6 +65,15 @@ def test_evaluate_again(run_directory, tmp_path):
     )
     assert "fgsm" in result.output
     assert (tmp_path / "e.json").exists()
+
+
+def test_probe_writes_what_it_found_and_says_what_is_not_covered(run_directory):
+    result = call("probe", run_directory, "--probe", "spectrum", "--n", 8, "--device", "cpu")
+    assert result.exit_code == 0
+    assert "memory_horizon" in result.output and "8 examples of test" in result.output
+    assert (run_directory / "probes" / "spectrum.json").exists()
+    with pytest.raises(ValueError, match=r"No probe is called 'spectrm'. Did you mean 'spectrum'"):
+        call("probe", run_directory, "--probe", "spectrm")
 
 
 def test_report_writes_html_and_markdown(run_directory, tmp_path):

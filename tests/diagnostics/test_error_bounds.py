@@ -25,11 +25,11 @@ LENGTH, BATCH = 20, 6
 LINEAR = [S4Config(d_state=4), DSSConfig(d_state=4), S5Config(d_state=4), MegaConfig(d_state=2)]
 
 
-def model(layer, *, num_layers=2):
+def model(layer, *, num_layers=2, length=LENGTH):
     made = SequenceClassifierConfig(
         layer=layer, d_model=4, num_layers=num_layers, block=BlockConfig()
     )
-    return made.build(shape=(LENGTH, 2), num_classes=3, noise=Noise(1)).double()
+    return made.build(shape=(length, 2), num_classes=3, noise=Noise(1)).double()
 
 
 def subject(network, *, eps=0.1, batch=BATCH, length=LENGTH):
@@ -109,3 +109,12 @@ def test_layers_that_follow_their_input_are_refused_by_name():
 def test_a_single_example():
     found = ErrorBounds(examples=1).measure(subject(model(S4Config(d_state=4))))
     assert violations(found, tolerance=1e-9) == ()
+
+
+@pytest.mark.parametrize("layer", LINEAR, ids=lambda layer: layer.name)
+def test_a_sequence_of_one_token(layer):
+    found = ErrorBounds().measure(subject(model(layer, length=1), length=1))
+    assert violations(found, tolerance=1e-9) == ()
+    assert found.quantity("measured").at(layer="0") > 0
+    exact, measured = (found.quantity(name).values for name in ("exact", "measured"))
+    assert exact == pytest.approx(measured, rel=1e-9)

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
+from robustssm.core.config import names, settings
 from robustssm.core.config import override as change
-from robustssm.core.config import settings
 from robustssm.core.errors import Inapplicable
 from robustssm.diagnostics.base import Probe
 from robustssm.experiment import probe as probing
 from robustssm.experiment import run
 from robustssm.recipes import recipe
-from robustssm.records import Axis, ProbeResult, Quantity, read_json
+from robustssm.records import Axis, ProbeResult, Quantity, read_json, violations
 from tests.experiment.small import SMALL
 
 
@@ -117,3 +117,21 @@ def test_wrong_overrides_are_refused_before_anything_runs(trained, monkeypatch, 
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"recipe\.json"):
         probing.probe_run(tmp_path)
+
+
+@pytest.mark.parametrize("recipe_name", ["digits.s4_pgd", "digits.mamba_trades"])
+def test_on_trained_models_every_bound_bounds_what_attacks_reach(recipe_name, tmp_path):
+    """All registered probes; `reached` is what ascent finds on the scan itself."""
+    run(change(recipe(recipe_name), SMALL), tmp_path, device="cpu", threads=1)
+    overrides = {"examples": "16"}
+    found, refused = probing.probe_run(tmp_path, overrides=overrides, device="cpu", threads=1)
+    assert found.keys() | refused.keys() == set(names("probe"))
+    assert refused.keys() <= {"error_bounds"}
+    bounds = 0
+    for result in found.values():
+        assert violations(result, tolerance=1e-6) == ()
+        bounds += sum(bool(q.bounds) for q in result.quantities)
+        written = read_json(tmp_path / "probes" / f"{result.probe}.json")
+        assert ProbeResult.from_dict(written).to_dict() == written
+    assert bounds >= (1 if refused else 7)
+    assert found["error_growth"].quantity("reached").at(layer="0") > 0
