@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -210,6 +211,15 @@ def global_stream(noise: Noise) -> Iterator[None]:
         yield
     finally:
         generator.set_state(state)
+
+
+def published_numpy_stream(seed: int) -> np.random.RandomState:
+    """The stream of `np.random.seed(seed)`, which numpy keeps unchanged for good.
+
+    It exists only so that published numbers whose seeds are part of their setting can be computed
+    again exactly. Everything of our own draws from `Noise`.
+    """
+    return np.random.RandomState(seed)
 
 
 def _hash(*parts: str | int) -> int:

@@ -23,7 +23,7 @@ def newcombe(a: int, m: int, b: int, n: int, *, level: float = 0.95) -> tuple[fl
         n: Size of the second sample, at least 1.
         level: Confidence, in (0, 1).
 
-    Source: Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, 873-890, method 10).
+    Source: newcombe1998interval, method 10, the hybrid score interval.
     """
     low_a, high_a = wilson(a, m, level=level)
     low_b, high_b = wilson(b, n, level=level)

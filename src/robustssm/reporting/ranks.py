@@ -56,7 +56,7 @@ def interval(rho: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
         n: Number of values, above 3.
         level: Confidence, in (0, 1).
 
-    Source: Bonett and Wright (Psychometrika 65, 2000, 23-28).
+    Source: bonett2000sample.
     """
     if abs(rho) == 1:  # z is infinite; the nearest rho that n values could have had instead
         rho = math.copysign(1 - 6 / (n * (n * n - 1)), rho)

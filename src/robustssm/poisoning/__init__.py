@@ -1,0 +1,1 @@
+"""Clean-label poisoning of the implicit bias of SSMs: experiments, controls, attacks, defences."""
