@@ -1,4 +1,4 @@
-"""The verbs: list, show, run, evaluate, audit, probe, report, demo, doctor."""
+"""The verbs: list, show, run, evaluate, audit, probe, poison, report, demo, doctor."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from robustssm.cli import judging, probing
+from robustssm.cli import judging, poison, probing
 from robustssm.cli.options import (
     DataDir,
     Device,
@@ -128,6 +128,7 @@ def run(
 app.command()(judging.evaluate)
 app.command()(judging.audit)
 app.command()(probing.probe)
+app.add_typer(poison.app)
 
 
 @app.command()

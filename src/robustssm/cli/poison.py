@@ -1,0 +1,120 @@
+"""The verbs of the poisoning laboratory: robustssm poison theory, beyond, network, ..."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustssm.cli.options import Quiet, Set, assignments, out
+
+if TYPE_CHECKING:
+    from robustssm.experiment.poison import Piece
+    from robustssm.poisoning.training import Progress
+
+app = typer.Typer(
+    name="poison",
+    help="Clean-label poisoning of SSMs: study, craft, detect, defend.",
+    no_args_is_help=True,
+)
+
+Out = Annotated[
+    Path, typer.Option("--out", help="Directory for results; `poison report` reads it.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Make also what is there already.")]
+DEFAULT = Path("poison")
+
+
+@app.command()
+def theory(
+    directory: Out = DEFAULT, set_: Set = None, again: Again = False, quiet: Quiet = False
+) -> None:
+    """Theorem 1's experiment, exactly: published seeds, lengths 7 and 9 (two seconds)."""
+    from robustssm.experiment.poison import theory_pieces
+
+    _run(theory_pieces(), directory, set_, again, quiet)
+
+
+@app.command()
+def beyond(
+    directory: Out = DEFAULT, set_: Set = None, again: Again = False, quiet: Quiet = False
+) -> None:
+    """A, B and C trained, 64 and 32 fresh seeds, with controls (under a minute)."""
+    from robustssm.experiment.poison import beyond_pieces
+
+    _run(beyond_pieces(), directory, set_, again, quiet)
+
+
+@app.command()
+def network(
+    directory: Out = DEFAULT, set_: Set = None, again: Again = False, quiet: Quiet = False
+) -> None:
+    """The SSM in front of a network, 16 fresh seeds (a minute)."""
+    from robustssm.experiment.poison import network_pieces
+
+    _run(network_pieces(), directory, set_, again, quiet)
+
+
+@app.command()
+def dynamics(
+    directory: Out = DEFAULT, set_: Set = None, again: Again = False, quiet: Quiet = False
+) -> None:
+    """Entries, effective rank and gamma over training, teachers of 1 to 4 states (a minute)."""
+    from robustssm.experiment.poison import dynamics_pieces
+
+    _run(dynamics_pieces(), directory, set_, again, quiet)
+
+
+@app.command()
+def sweep(
+    what: Annotated[
+        str, typer.Argument(help="tie_gap, init_scale, amplitude, count, position, or all.")
+    ],
+    directory: Out = DEFAULT,
+    set_: Set = None,
+    again: Again = False,
+    quiet: Quiet = False,
+) -> None:
+    """What the effect depends on: one setting varied, all else as published."""
+    from robustssm.experiment.poison import SWEEPS, sweep_pieces
+
+    names = SWEEPS if what == "all" else (what,)
+    _run([piece for name in names for piece in sweep_pieces(name)], directory, set_, again, quiet)
+
+
+def _run(
+    pieces: "list[Piece]", directory: Path, set_: list[str] | None, again: bool, quiet: bool
+) -> None:
+    """Runs studies with a bar for each part, and prints what they found."""
+    from robustssm.cli.poison_tables import result_table
+    from robustssm.experiment.poison import run_pieces
+
+    with bars(quiet=quiet) as progress:
+        found = run_pieces(
+            pieces, directory, overrides=assignments(set_), again=again, progress=progress
+        )
+    for file, result in found.items():
+        if not quiet:
+            out.print(result_table(result))
+        out.print(f"{file}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def bars(*, quiet: bool) -> "Iterator[Progress | None]":
+    """A progress bar for every part that reports itself."""
+    if quiet:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    tasks = {}
+    with Progress(*columns, console=out, transient=True) as shown:
+
+        def told(part: str, share: float) -> None:
+            if part not in tasks:
+                tasks[part] = shown.add_task(part, total=1.0)
+            shown.update(tasks[part], completed=share)
+
+        yield told
