@@ -15,10 +15,10 @@ class Outcome:
         self.model = ContractClassifier((2, 4, 4), noise=Noise(0)).to(dtype)
         self.model.train()
         x, y = Noise(1).uniform(8, 2, 4, 4, dtype=dtype), Noise(2).integers(8, high=4)
-        noise = Noise(3, torch.arange(8))
+        noise, memory = Noise(3, torch.arange(8)), objective.memory(x, batch_size=8)
         with global_stream(Noise(4)):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-                (self.update,) = objective.updates(self.model, x, y, memory={}, noise=noise)
+                (self.update,) = objective.updates(self.model, x, y, memory=memory, noise=noise)
             self.update.loss.backward()
             self.random = torch.random.get_rng_state()
         self.gradients = {n: p.grad for n, p in self.model.named_parameters()}

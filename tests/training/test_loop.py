@@ -97,3 +97,31 @@ def test_gradients_are_clipped_to_the_norm(problem):
         placement=problem.placement,
     )
     assert float(seen[0]) == pytest.approx(limit, rel=1e-4)
+
+
+class Lending(Objective):
+    """Changes something for the time of a backward pass."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def updates(self, model, x, y, *, memory, noise) -> Iterator[Update]:
+        try:
+            loss = F.cross_entropy(model(x), y)
+            yield Update(loss=loss * math.nan)
+        finally:
+            self.log.append("put back")
+
+
+def test_an_objective_is_closed_when_its_loss_is_refused(problem):
+    log = []
+    with pytest.raises(NonFiniteLoss) as caught:
+        train_batch(
+            problem.learner(),
+            Lending(log),
+            problem.x,
+            problem.y,
+            noise=Noise(0),
+            placement=problem.placement,
+        )
+    assert log == ["put back"] and caught

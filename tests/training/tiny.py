@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustssm.core.placement import Placement
 from robustssm.core.rng import Noise, Streams, global_stream
+from robustssm.testing.attacks import ContractClassifier
 from robustssm.training.averaging import WeightAverage
-from robustssm.training.loop import Learner, train_epoch
+from robustssm.training.loop import Learner, train_batch, train_epoch
 from robustssm.training.objective import Objective, Update
-from robustssm.training.optim import AdamW
+from robustssm.training.optim import SGD, AdamW
 from robustssm.training.schedule import Schedule
 
 
@@ -70,3 +72,64 @@ def epoch(problem, learner, *, start=0, epochs=3):
         placement=problem.placement,
         streams=Streams(0),
     )
+
+
+SHAPE = (2, 4, 4)
+
+
+@dataclass
+class Trained:
+    """A model after some batches of the loop, and what else they left behind."""
+
+    model: nn.Module
+    memory: dict[str, Tensor]
+    random: Tensor
+    scalars: list[dict[str, float]]
+
+    def assert_equals(self, other: "Trained") -> None:
+        state = other.model.state_dict()
+        for name, tensor in self.model.state_dict().items():
+            assert torch.equal(tensor, state[name]), name
+        assert torch.equal(self.random, other.random), "the random state of dropout"
+
+    def assert_close(self, other: "Trained", **tolerance: float) -> None:
+        state = other.model.state_dict()
+        for name, tensor in self.model.state_dict().items():
+            torch.testing.assert_close(tensor, state[name], **tolerance)
+
+
+def examples(count: int = 8, dtype: torch.dtype = torch.float64, batch: int = 0):
+    """A batch for a `ContractClassifier`, with its noise."""
+    x = Noise(1).fork(batch).uniform(count, *SHAPE, dtype=dtype)
+    return (
+        x,
+        Noise(2).fork(batch).integers(count, high=4),
+        Noise(3, torch.arange(count)).fork(batch),
+    )
+
+
+def classifier(dtype: torch.dtype = torch.float64, *, disturbable: bool = True) -> nn.Module:
+    return ContractClassifier(SHAPE, noise=Noise(0), disturbable=disturbable).to(dtype)
+
+
+def trained(
+    objective: Objective,
+    *,
+    dtype: torch.dtype = torch.float64,
+    disturbable: bool = True,
+    counts: tuple[int, ...] = (8, 8, 3),
+    lr: float = 0.1,
+) -> Trained:
+    """Trains by the loop with plain SGD, on batches of these sizes."""
+    placement, model = Placement("cpu"), classifier(dtype, disturbable=disturbable)
+    model.train()
+    optimizer = SGD(lr=lr, momentum=0.0, weight_decay=0.0).build(model)
+    memory = objective.memory(examples(1, dtype)[0], batch_size=max(counts))
+    learner = Learner(model, placement.setup_optimizer(optimizer), memory)
+    scalars = []
+    with global_stream(Noise(4)):
+        for batch, count in enumerate(counts):
+            x, y, noise = examples(count, dtype, batch)
+            scalars.append(train_batch(learner, objective, x, y, noise=noise, placement=placement))
+        random = torch.random.get_rng_state()
+    return Trained(model, memory, random, scalars)

@@ -154,6 +154,7 @@ def train_epoch(
                     max_norm=max_norm,
                     placement=placement,
                     fetching=fetching,
+                    progress=progress,
                 )
         except Exception:
             learner.settle()  # if the batch before was not finite, that is the reason to be told
@@ -214,32 +215,45 @@ def _train(
     max_norm: float,
     placement: Placement,
     fetching: Fetching,
+    progress: float = 1.0,
 ) -> list[Reading]:
     """Runs every update; what is read at once is checked before the update's step."""
     readings = []
     updates = objective.updates(learner.model, x, y, memory=learner.memory, noise=noise)
-    while (update := _next(updates, placement)) is not None:
-        placement.backward(update.loss)
-        norm = None
-        if update.step:
-            norm = placement.clip(learner.model, learner.optimizer, max_norm)
-        reading = fetching.read(
-            {"loss": update.loss.detach(), **update.parts}
-            | ({} if norm is None else {"gradient_norm": norm.detach()}),
-            epoch=learner.epoch + 1,
-            step=learner.step + 1,
-            gradients=not placement.scales_losses,
-        )
-        if not fetching.lag:
-            reading.values()
-        readings.append(reading)
-        if update.step:
-            learner.optimizer.step()
-            learner.optimizer.zero_grad(set_to_none=True)
-            learner.step += 1
-            if learner.average is not None:
-                learner.average.update(learner.model)
+    with _closed(updates):
+        while (update := _next(updates, placement)) is not None:
+            placement.backward(update.loss)
+            norm = None
+            if update.step:
+                norm = placement.clip(learner.model, learner.optimizer, max_norm)
+            reading = fetching.read(
+                {"loss": update.loss.detach(), **update.parts}
+                | ({} if norm is None else {"gradient_norm": norm.detach()}),
+                epoch=learner.epoch + 1,
+                step=learner.step + 1,
+                gradients=not placement.scales_losses,
+            )
+            if not fetching.lag:
+                reading.values()
+            readings.append(reading)
+            if update.step:
+                learner.optimizer.step()
+                learner.optimizer.zero_grad(set_to_none=True)
+                learner.step += 1
+                if learner.average is not None:
+                    learner.average.update(learner.model, progress=progress)
     return readings
+
+
+@contextmanager
+def _closed(updates: Iterator[Update]) -> Iterator[None]:
+    """Closes a generator on leaving, so that what it lent to a backward pass is put back."""
+    try:
+        yield
+    finally:
+        close = getattr(updates, "close", None)
+        if close is not None:
+            close()
 
 
 def _next(updates: Iterator[Update], placement: Placement) -> Update | None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from robustssm.attacks.base import Passes
 from robustssm.core.config import Named
 from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier
@@ -32,6 +33,20 @@ class Objective(Named, ABC):
 
     kind: ClassVar[str] = "objective"
 
+    @property
+    def epochs_divisor(self) -> int:
+        """By what the method's source divides the epochs, as each batch is seen so often."""
+        return 1
+
+    def passes(self, num_classes: int) -> Passes | None:
+        """Passes through a model of so many classes per example and epoch; None if not stated.
+
+        Those that training needs: measurements, as Fast's alarm takes them, are left out.
+        `cost.passes_of` also knows objectives that state nothing.
+        """
+        del num_classes
+        return None
+
     def at(self, progress: float) -> "Objective":
         """The objective in force at `progress` in [0, 1] through training, schedules evaluated."""
         del progress
@@ -55,7 +70,9 @@ class Objective(Named, ABC):
         """Yields losses; before control returns, the loop has run backward and any step.
 
         Standard and PGD training and TRADES yield once; free training yields m steps; YOPO
-        yields m - 1 gradients and one step, reading `tokens.grad` in between.
+        yields 2 m gradients, the last with a step, reading `tokens.grad` in between. An objective
+        that changes something for a backward pass puts it back in a `finally`: the loop closes the
+        generator, whatever happens.
         """
 
     @classmethod
