@@ -14,10 +14,11 @@ from robustssm.core.placement import Placement
 from robustssm.core.rng import Streams
 from robustssm.data.batches import batches
 from robustssm.experiment import build_model, read_data
-from robustssm.recipes import METHODS, STRUCTURES, recipe
+from robustssm.recipes import STRUCTURES, recipe
 from robustssm.training.loop import Learner, train_batch
 from robustssm.training.optim import AdamW
 
+METHODS = ("standard", "pgd", "trades")
 STORED = Path(__file__).parent / "losses.json"
 NAMES = [f"digits.{s}_{m}" for s in (*STRUCTURES, "s4_ads_relu") for m in METHODS]
 

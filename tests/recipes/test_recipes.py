@@ -67,3 +67,13 @@ def test_released_recipes_run_what_the_code_ran():
 def test_test_data_never_chooses_the_best_epoch():
     for name in recipes.names():
         assert recipes.recipe(name).selection.startswith("validation")
+
+
+def test_every_training_method_has_a_recipe_and_free_training_fewer_epochs():
+    names = {cell.method: recipes.recipe(cell.name) for cell in recipes.cells("cifar10")}
+    assert names.keys() == set(recipes.METHODS)
+    assert names["free"].epochs == 45 and names["yopo"].epochs == 180
+    released = recipes.recipe("cifar10_released.s4_free")
+    assert (released.objective.variant, released.epochs) == ("released", 180)
+    assert names["mart"].objective.attack.loss == "cross_entropy"
+    assert names["awp"].objective.objective == names["pgd"].objective

@@ -35,7 +35,7 @@ def test_rows_and_columns_stand_as_in_the_paper(tmp_path):
         "S4", "S4 + AdS-ReLU", "DSS", "Mamba", "gla",
     ]  # fmt: skip
     methods = list(dict.fromkeys(column[0] for column in table.columns))
-    assert methods == ["Standard", "PGD-AT", "TRADES", "mart"]
+    assert methods == ["Standard", "PGD-AT", "TRADES", "MART"]
     assert table.columns[12:18] == tuple(
         ("PGD-AT", metric, statistic)
         for metric in ("Clean", "PGD-10")

@@ -10,7 +10,7 @@ from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.s4d import S4DConfig
 from robustssm.models.block import BlockConfig
 from robustssm.models.classifier import SequenceClassifierConfig
-from robustssm.training.cost import divided_epochs, equal_budget, passes_of
+from robustssm.training.cost import divided_epochs, equal_budget
 from robustssm.training.fast import Fast
 from robustssm.training.free import Free
 from robustssm.training.jacobian import JacobianPenalty
@@ -98,7 +98,7 @@ def test_a_method_costs_what_it_states(name):
             update.loss.backward()
     forward, backward = measurements(objective)
     counted = (counting.forward / ROWS - forward, counting.backward / ROWS - backward)
-    assert tuple(passes_of(objective, CLASSES)) == expected == counted
+    assert tuple(objective.passes(CLASSES)) == expected == counted
 
 
 def test_epochs_of_equal_budget():

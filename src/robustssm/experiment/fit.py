@@ -16,7 +16,7 @@ from robustssm.experiment.rundir import RunDirectory
 from robustssm.experiment.settings import Experiment, build_model
 from robustssm.records import StepRecord
 from robustssm.training import checkpoint
-from robustssm.training.averaging import WeightAverage
+from robustssm.training.averaging import StochasticWeightAveraging, WeightAverage
 from robustssm.training.loop import Learner, train_epoch
 from robustssm.training.readings import Report
 from robustssm.training.selection import score
@@ -55,7 +55,7 @@ class Fit:
         )
         self._saved = time.monotonic()
         try:
-            while self._learner.epoch < self.experiment.epochs:
+            while self._learner.epoch < self.experiment.epochs and not self._stopped_early():
                 self._epoch()
         finally:
             self.run.write()  # what was measured before an error or a Ctrl-C
@@ -88,9 +88,7 @@ class Fit:
             model=model,
             optimizer=self.placement.setup_optimizer(optimizer),
             memory=experiment.objective.memory(first.x, batch_size=experiment.batch_size),
-            average=None
-            if experiment.average is None
-            else WeightAverage(model, experiment.average),
+            average=_average(experiment, model),
         )
 
     def _resume(self) -> None:
@@ -101,6 +99,18 @@ class Fit:
             self._best_epoch = extra["best_epoch"]
             self.placement.load_state(extra["precision"])
         self.run.rewind(epoch=self._learner.epoch, step=self._learner.step)
+
+    def _stopped_early(self) -> bool:
+        """Whether the latest measurement says that it is enough."""
+        stopping, epoch = self.experiment.early_stopping, self._learner.epoch
+        return (
+            stopping is not None
+            and self._learner.batch == 0
+            and self.experiment.monitor.due(epoch, self.experiment.epochs)
+            and stopping.due(
+                epoch=epoch, epochs=self.experiment.epochs, best_epoch=self._best_epoch
+            )
+        )
 
     def _epoch(self) -> None:
         learner = self._learner
@@ -202,3 +212,12 @@ class Fit:
 
     def _log(self, kind: str, *, epoch: int, step: int, values: Mapping[str, float]) -> None:
         self.run.append(StepRecord(kind=kind, epoch=epoch, step=step, values=values))
+
+
+def _average(experiment: Experiment, model: nn.Module) -> WeightAverage | None:
+    average = experiment.average
+    if average is None:
+        return None
+    if isinstance(average, StochasticWeightAveraging):
+        return average.build(model)
+    return WeightAverage(model, average)

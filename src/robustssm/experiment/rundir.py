@@ -6,13 +6,15 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from robustssm.core.config import to_dict
 from robustssm.core.errors import CorruptFile, RunInUse
+from robustssm.experiment.settings import Experiment
 from robustssm.records import Provenance, StepRecord, read_json, read_records, write_json
 
 _SECONDS_BETWEEN_WRITES = 1.0
@@ -79,7 +81,10 @@ class RunDirectory:
                     f"{self.path} must be new or empty of runs; it holds one already. Continue it "
                     "with --resume, or choose another --out."
                 )
-            _refuse_other(self.path, read_recipe(self.path)["experiment"], recipe["experiment"])
+            recorded = read_recipe(self.path)["experiment"]
+            _refuse_other(
+                self.path, _completed(recorded, recipe["experiment"]), recipe["experiment"]
+            )
             record = self._provenance()
             record["resumed"] = [*record.get("resumed", []), asdict(provenance)]
         else:
@@ -165,6 +170,12 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
         ]
     old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
     return [] if old == new else [f"{at}: {json.dumps(old)} there, {json.dumps(new)} now"]
+
+
+def _completed(old: Any, new: Mapping[str, Any]) -> Any:
+    """A recorded experiment, with the defaults of settings that did not exist when it ran."""
+    later = (f for f in fields(Experiment) if f.name in new and f.name not in old)
+    return {**old, **{f.name: to_dict(f.default) for f in later if f.default is not MISSING}}
 
 
 def _refuse_other(path: Path, old: Any, new: Any) -> None:

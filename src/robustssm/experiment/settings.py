@@ -18,11 +18,12 @@ from robustssm.data.augment import Augmentation
 from robustssm.data.base import Dataset, Splits
 from robustssm.data.batches import batches
 from robustssm.models.classifier import ModelConfig
+from robustssm.training.averaging import StochasticWeightAveraging
 from robustssm.training.monitor import Monitor
 from robustssm.training.objective import Objective
 from robustssm.training.optim import AdamW, Optimizer
 from robustssm.training.schedule import Schedule
-from robustssm.training.selection import Rule
+from robustssm.training.selection import EarlyStopping, Rule
 
 
 @settings
@@ -47,8 +48,11 @@ class Experiment:
     evaluation_examples: Annotated[int, Field(ge=1)] | None = None
     """Evaluate on the first so many test examples only; None for all."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    average: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, which is then what is evaluated."""
+    average: Annotated[float, Field(gt=0, lt=1)] | StochasticWeightAveraging | None = None
+    """Decay of an exponential moving average of the weights, or the settings of a uniform one; the
+    average is then what is evaluated."""
+    early_stopping: EarlyStopping | None = None
+    """When to stop before the last epoch; None: never."""
     precision: Precision = "32-true"
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between lines of metrics.jsonl."""
@@ -63,6 +67,8 @@ class Experiment:
                 "`Experiment(attacks=...)` must be one or more attacks with different labels; got "
                 f"{labels}. Results are filed by label."
             )
+        if self.early_stopping is not None:
+            self.early_stopping.check(self.selection)
         split = self.selection.partition("_")[0]
         if self.selection != "last" and getattr(self.monitor, split) == 0:
             raise ValueError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Structure = Literal["s4", "s4d", "dss", "s5", "mega", "mamba"]
 Ads = Literal["relu", "sigmoid", "tanh"]
-Method = Literal["standard", "pgd", "trades"]
+Method = Literal["standard", "pgd", "trades", "free", "yopo", "fast", "mart", "awp", "jacobian"]
 STRUCTURES: tuple[Structure, ...] = get_args(Structure)
 ADS: tuple[Ads | None, ...] = (None, *get_args(Ads))
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -12,6 +12,7 @@ from robustssm.experiment import Experiment
 from robustssm.models.presets import paper_v1, released_code
 from robustssm.recipes import Cell
 from robustssm.recipes.methods import objective, selection
+from robustssm.training.cost import divided_epochs
 from robustssm.training.monitor import Monitor
 from robustssm.training.optim import AdamW
 from robustssm.training.schedule import Schedule
@@ -41,7 +42,8 @@ def published(
         threat: Of training and evaluation.
         step: Step of every PGD, as a fraction of eps.
         beta: Weight of the robust term of TRADES.
-        epochs: Passes over the data.
+        epochs: Passes over the data; free training divides them by its replays, as its source says
+            (the released code did not).
         augmentation: Of training inputs.
         eps_warmup: Share of PGD training over which eps rises; the released code had none.
     """
@@ -55,17 +57,20 @@ def published(
         attack = PGDReleased(steps=10, step_size=step)
         evaluation = (attack, *evaluation)
     make = released_code if released else paper_v1
+    warmed = cell.method not in ("standard", "trades", "jacobian") and not released
+    method = objective(
+        cell.method,
+        threat=threat,
+        attack=attack,
+        kl_attack=PGD(steps=10, step_size=step, keep="last", loss="kl", start="normal"),
+        beta=beta,
+        eps_warmup=eps_warmup if warmed else 0.0,
+        released=released,
+    )
     return Experiment(
         dataset=dataset,
         model=make(cell.structure, preset, ads=cell.ads),
-        objective=objective(
-            cell.method,
-            threat=threat,
-            attack=attack,
-            kl_attack=PGD(steps=10, step_size=step, keep="last", loss="kl", start="normal"),
-            beta=beta,
-            eps_warmup=eps_warmup if cell.method == "pgd" and not released else 0.0,
-        ),
+        objective=method,
         threat=threat,
         attacks=evaluation,
         optimizer=AdamW(lr=1e-3, weight_decay=2e-4),
@@ -73,7 +78,7 @@ def published(
         augmentation=augmentation,
         monitor=Monitor(attack=attack, train=1000, validation=2000, test=1000),
         selection=selection(cell.method),
-        epochs=epochs,
+        epochs=divided_epochs(epochs, method),
         batch_size=256,
         clip_norm=None if released else 1.0,
     )

@@ -21,7 +21,17 @@ STRUCTURES = {
     "lru": "LRU",
     "mamba2": "Mamba-2",
 }
-METHODS = {"standard": "Standard", "pgd_training": "PGD-AT", "trades": "TRADES"}
+METHODS = {
+    "standard": "Standard",
+    "pgd_training": "PGD-AT",
+    "trades": "TRADES",
+    "free": "FreeAT",
+    "yopo": "YOPO",
+    "fast": "Fast AT",
+    "mart": "MART",
+    "adversarial_weight_perturbation": "AWP",
+    "jacobian_penalty": "Jacobian penalty",
+}
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 SCALINGS = {"scale": "AdS", "scale_shift": "AdSS"}
 RULES = {

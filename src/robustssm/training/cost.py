@@ -6,31 +6,8 @@ through the first layer alone (YOPO), updates of the optimiser and measurements 
 
 import math
 
-from robustssm.attacks.base import Attack, Passes
 from robustssm.core.errors import Inapplicable
 from robustssm.training.objective import Objective
-from robustssm.training.pgd_training import PGDTraining
-from robustssm.training.standard import Standard
-from robustssm.training.trades import Trades
-
-
-def passes_of(objective: Objective, num_classes: int) -> Passes | None:
-    """Passes per example and epoch at full strength, at most; None if nobody knows.
-
-    PGD training with 10 steps takes 11 forward and 11 backward. TRADES takes a forward pass less
-    than said here where the model is the same in train and eval mode.
-
-    Args:
-        objective: Any.
-        num_classes: Of the model.
-    """
-    if isinstance(objective, Standard):
-        return Passes(1, 1)
-    if isinstance(objective, PGDTraining):
-        return _with_attack(objective.attack, 1, num_classes)
-    if isinstance(objective, Trades):
-        return _with_attack(objective.attack, 2 if objective.beta > 0 else 1, num_classes)
-    return objective.passes(num_classes)
 
 
 def equal_budget(
@@ -61,13 +38,8 @@ def divided_epochs(epochs: int, objective: Objective) -> int:
     return math.ceil(epochs / objective.epochs_divisor)
 
 
-def _with_attack(attack: Attack, own: int, num_classes: int) -> Passes | None:
-    of_attack = attack.passes(num_classes)
-    return of_attack and Passes(of_attack.forward + own, of_attack.backward + own)
-
-
 def _total(objective: Objective, num_classes: int) -> int:
-    found = passes_of(objective, num_classes)
+    found = objective.passes(num_classes)
     if found is None:
         raise Inapplicable(
             "An equal budget needs the cost of both methods in passes; "

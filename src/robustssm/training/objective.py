@@ -42,7 +42,6 @@ class Objective(Named, ABC):
         """Passes through a model of so many classes per example and epoch; None if not stated.
 
         Those that training needs: measurements, as Fast's alarm takes them, are left out.
-        `cost.passes_of` also knows objectives that state nothing.
         """
         del num_classes
         return None

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustssm.attacks.base import Attack
+from robustssm.attacks.base import Attack, Passes
 from robustssm.attacks.fgsm import FGSM
 from robustssm.attacks.parts import attack_in_parts
 from robustssm.attacks.pgd import PGD
@@ -38,6 +38,10 @@ class PGDTraining(Objective):
     """Published runs train on the last iterate, not on the best."""
     eps_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of training over which eps rises linearly from 0."""
+
+    def passes(self, num_classes: int) -> Passes | None:
+        """Those of the attack, and one of each at what it found."""
+        return with_attack(self.attack, 1, num_classes)
 
     def at(self, progress: float) -> "PGDTraining":
         """This objective with the eps in force at `progress` in [0, 1] through training."""
@@ -82,3 +86,9 @@ def ramped(threat: Threat, warmup: float, progress: float) -> Threat:
     """
     factor = Schedule(shape="constant", warmup=warmup).factor(progress)
     return dataclasses.replace(threat, eps=threat.eps * factor)
+
+
+def with_attack(attack: Attack, own: int, num_classes: int) -> Passes | None:
+    """Passes of an attack and `own` more of each; None if the attack does not state its own."""
+    of_attack = attack.passes(num_classes)
+    return of_attack and Passes(of_attack.forward + own, of_attack.backward + own)

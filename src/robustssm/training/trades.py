@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustssm.attacks.base import Attack
+from robustssm.attacks.base import Attack, Passes
 from robustssm.attacks.parts import attack_in_parts
 from robustssm.attacks.pgd import PGD
 from robustssm.attacks.threat import Threat
@@ -21,7 +21,7 @@ from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier
 from robustssm.ops import divergence
 from robustssm.training.objective import Memory, Objective, Update
-from robustssm.training.pgd_training import ramped
+from robustssm.training.pgd_training import ramped, with_attack
 from robustssm.training.schedule import Schedule
 from robustssm.training.standard import accuracy
 
@@ -45,6 +45,13 @@ class Trades(Objective):
     """Share of training over which eps rises linearly from 0."""
     beta_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of training over which beta rises linearly from 0."""
+
+    def passes(self, num_classes: int) -> Passes | None:
+        """Those of the attack, and one of each at both points; at beta = 0 at the clean one alone.
+
+        A forward pass less where the model is the same function in train and eval mode.
+        """
+        return with_attack(self.attack, 2 if self.beta > 0 else 1, num_classes)
 
     def at(self, progress: float) -> "Trades":
         """This objective with the eps and beta in force at `progress` in [0, 1]."""

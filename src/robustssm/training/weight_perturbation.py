@@ -21,7 +21,6 @@ from robustssm.core.errors import Inapplicable, unknown, violation
 from robustssm.core.modes import mode
 from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier
-from robustssm.training.cost import passes_of
 from robustssm.training.objective import Memory, Objective, Update
 from robustssm.training.optim import ROLES, roles
 from robustssm.training.pgd_training import PGDTraining
@@ -67,7 +66,7 @@ class AdversarialWeightPerturbation(Objective):
 
     def passes(self, num_classes: int) -> Passes | None:
         """The objective's, and those of its loss once more."""
-        whole, attack = passes_of(self.objective, num_classes), self._attack.passes(num_classes)
+        whole, attack = self.objective.passes(num_classes), self._attack.passes(num_classes)
         if not self.gamma or whole is None or attack is None:
             return whole
         again = whole.backward - attack.backward  # a loss goes forward as often as backward
