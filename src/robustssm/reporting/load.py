@@ -15,7 +15,7 @@ from robustssm.records import (
     read_json,
     read_records,
 )
-from robustssm.reporting import names, probes
+from robustssm.reporting import names, poison_load, probes
 from robustssm.reporting.runs import Checkpoint, LeftOut, Run, Runs
 
 RECIPE, PROVENANCE = "recipe.json", "provenance.json"
@@ -27,27 +27,34 @@ _NOT_TEST = {"validation", "train_limit", "download", "verify", "sha256"}
 
 
 def load(paths: Sequence[Path]) -> Runs:
-    """Reads every run directory at or below the given paths.
+    """Reads every run directory, and every result of a poisoning study, at or below the paths.
 
     Args:
-        paths: Run directories, or directories that hold them at any depth.
+        paths: Run directories, or directories that hold them at any depth; files of poisoning
+            studies, or directories that hold those.
 
     Raises:
-        ValueError: If a path is no directory, or no finished run is left; every reason is given.
+        ValueError: If a path is neither a directory nor a JSON file, or nothing is left to report;
+            every reason is given.
     """
     finished, left_out = [], []
-    for name, path in _named(paths):
+    for name, path in _named([path for path in paths if not _is_result(path)]):
         run = read(path, name=name)
         (finished if isinstance(run, Run) else left_out).append(run)
-    if not finished:
+    studies, damaged = poison_load.find(paths)
+    if not finished and not studies:
         where = ", ".join(str(path) for path in paths) or "nothing"
-        found = "".join(f"\n  {run.name} is {run.state}: {run.reason}" for run in left_out)
+        listed = [*left_out, *damaged]
+        found = "".join(f"\n  {each.name} is {each.state}: {each.reason}" for each in listed)
         raise ValueError(
             f"A report needs at least one finished run, a directory with {RECIPE}, {PROVENANCE} "
-            f"and {EVALUATION}; found {found or 'no run directory'} in {where}. "
+            f"and {EVALUATION}, or the result of a poisoning study; "
+            f"found {found or 'no run directory'} in {where}. "
             "Finish a run with `robustssm run RECIPE` (--resume continues one)."
         )
     return Runs(
+        studies=studies,
+        damaged=damaged,
         finished=tuple(sorted(finished, key=lambda run: run.name)),
         left_out=tuple(sorted(left_out, key=lambda run: run.name)),
     )
@@ -88,6 +95,10 @@ def read(path: Path, *, name: str) -> Run | LeftOut:
         probes=found,
         damaged=damaged,
     )
+
+
+def _is_result(path: Path) -> bool:
+    return path.suffix == ".json" and path.is_file()
 
 
 def _named(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from robustssm.records import EvaluationResult, Flagged, ProbeResult, Provenance, StepRecord
+from robustssm.records.audit import AuditResult, DefenceResult
+from robustssm.records.brewing import BrewingResult
+from robustssm.records.poisoning import PoisonResult
 from robustssm.reporting import names
 from robustssm.reporting.verdicts import Verdict, verdict, worst
 
@@ -103,9 +106,24 @@ CHOSEN_ON_TEST = Flagged(
 )
 
 
+StudyResult = PoisonResult | BrewingResult | DefenceResult | AuditResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A file of the poisoning laboratory, and what it holds."""
+
+    name: str
+    result: StudyResult
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Everything found: finished runs, and the others with their reasons. Both sorted by name."""
+    """Everything found: finished runs, and the others with their reasons. All sorted by name."""
 
     finished: tuple[Run, ...]
     left_out: tuple[LeftOut, ...] = ()
+    studies: tuple[Study, ...] = ()
+    """Results of the poisoning laboratory."""
+    damaged: tuple[LeftOut, ...] = ()
+    """Files that should be such results and cannot be read."""
