@@ -18,6 +18,8 @@ def test_theory_writes_what_it_prints_and_keeps_what_is_there(tmp_path):
     result = PoisonResult.from_dict(json.loads(file.read_text()))
     assert result.summary("special").median == pytest.approx(0.0492, rel=0.01)
     assert result.provenance["version"]
+    call("poison", "report", tmp_path, "--out", tmp_path / "report")
+    assert "The setting of Theorem 1" in (tmp_path / "report" / "report.html").read_text()
     before = file.stat().st_mtime_ns
     call("poison", "theory", "--out", tmp_path, *SMALL, "--quiet")
     assert file.stat().st_mtime_ns == before

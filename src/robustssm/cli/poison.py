@@ -83,6 +83,24 @@ def sweep(
     _run([piece for name in names for piece in sweep_pieces(name)], directory, set_, again, quiet)
 
 
+@app.command()
+def report(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Results, or directories of them; poison by default."),
+    ] = None,
+    directory: Annotated[Path, typer.Option("--out", help="Directory for the report.")] = Path(
+        "report"
+    ),
+) -> None:
+    """One self-contained HTML page and Markdown of what the studies found."""
+    from robustssm.reporting.write import write_report
+
+    written = write_report(paths or [DEFAULT], directory)
+    for path in (written.html, written.markdown):
+        out.print(f"{path}", soft_wrap=True, highlight=False)
+
+
 def _run(
     pieces: "list[Piece]", directory: Path, set_: list[str] | None, again: bool, quiet: bool
 ) -> None:
