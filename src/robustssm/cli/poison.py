@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustssm.cli.options import Quiet, Set, assignments, out
+from robustssm.cli.options import DataDir, Device, Quiet, Set, assignments, out
 
 if TYPE_CHECKING:
     from robustssm.experiment.poison import Piece
@@ -81,6 +81,81 @@ def sweep(
 
     names = SWEEPS if what == "all" else (what,)
     _run([piece for name in names for piece in sweep_pieces(name)], directory, set_, again, quiet)
+
+
+@app.command()
+def defences(
+    directory: Out = DEFAULT, set_: Set = None, again: Again = False, quiet: Quiet = False
+) -> None:
+    """Score detectors and defences, also against an attacker who hides (three minutes)."""
+    from robustssm.cli.poison_tables import defence_table
+    from robustssm.experiment.poison import run_defences
+
+    with bars(quiet=quiet) as progress:
+        file, result = run_defences(directory, assignments(set_), again=again, progress=progress)
+    if not quiet:
+        out.print(defence_table(result))
+    out.print(f"{file}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def brew(
+    scale: Annotated[
+        str,
+        typer.Argument(help="small (digits, minutes), mnist14 (an hour), published (a GPU)."),
+    ] = "small",
+    structure: Annotated[str, typer.Option(help="s4d, lru or mamba2.")] = "s4d",
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 3,
+    directory: Out = DEFAULT,
+    set_: Set = None,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Brew poisons for a classifier and train it with them and with every control; resumable."""
+    from robustssm.cli.poison_tables import brewing_table
+    from robustssm.experiment.poison import run_brewing
+
+    with bars(quiet=quiet) as progress:
+        file, result = run_brewing(
+            scale,
+            structure,
+            range(seeds),
+            directory,
+            assignments(set_),
+            data_dir=data_dir,
+            device=device,
+            progress=progress,
+        )
+    if not quiet:
+        out.print(brewing_table(result))
+    out.print(f"{file}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(help="Sequences, one a row: .npy, .npz or .csv.")],
+    array: Annotated[str | None, typer.Option(help="Which array of an .npz.")] = None,
+    directory: Out = DEFAULT,
+    set_: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Which of your own sequences could poison an SSM: which examples, which lags, how sure.
+
+    Exit status 1: some are suspicious.
+    """
+    from robustssm.cli.poison_tables import audit_table
+    from robustssm.experiment.poison import run_audit
+
+    with bars(quiet=quiet) as progress:
+        written, result = run_audit(
+            file, directory, assignments(set_), array=array, progress=progress
+        )
+    if not quiet:
+        out.print(audit_table(result))
+    out.print(f"{written}", soft_wrap=True, highlight=False)
+    if result.flagged:
+        raise typer.Exit(1)
 
 
 @app.command()

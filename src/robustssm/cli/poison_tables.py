@@ -1,9 +1,13 @@
 """What the verbs of the poisoning laboratory print."""
 
+from collections.abc import Sequence
+
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from robustssm.records.audit import AuditResult, DefenceResult
+from robustssm.records.brewing import BrewingResult
 from robustssm.records.poisoning import PoisonResult
 
 
@@ -61,3 +65,54 @@ def _sweep(result: PoisonResult) -> Table:
             f"{row.effective_rank:.2f}",
         )
     return table
+
+
+def defence_table(result: DefenceResult) -> Group:
+    """Detectors by attacker, defences by attacker, and what follows."""
+    detectors = Table("setting", "attacker", "detector", "AUROC", "FPR at 95 %", "error / clean")
+    for row in result.detectors:
+        cells = ("-" if v is None else f"{v:.2f}" for v in (row.auroc, row.fpr_at_95))
+        detectors.add_row(row.setting, row.attack, row.detector, *cells, f"{row.ratio:.2g}")
+    defences = Table("setting", "attacker", "defence", "median error", "error / clean")
+    for row in result.defences:
+        error = f"{row.error:.3g} [{row.error_low:.3g}, {row.error_high:.3g}]"
+        defences.add_row(row.setting, row.attack, row.defence, error, f"{row.ratio:.2g}")
+    said = Text(" ".join((*result.verdicts, *result.remarks)), style="italic")
+    return Group(detectors, defences, said)
+
+
+def brewing_table(result: BrewingResult) -> Group:
+    """Arms, means over seeds; then the poisoned arm against every control, in pairs."""
+    arms = Table("arm", "accuracy, %", "on targets, %", "train loss", "tail energy")
+    for name in dict.fromkeys(each.arm for each in result.arms):
+        rows = result.of(name)
+        tails = [row.tail_energy for row in rows if row.tail_energy is not None]
+        arms.add_row(
+            name,
+            f"{100 * _mean([row.accuracy for row in rows]):.1f}",
+            f"{100 * _mean([row.target_accuracy for row in rows]):.1f}",
+            f"{_mean([row.train_loss for row in rows]):.2g}",
+            f"{_mean(tails):.2f}" if tails else "-",
+        )
+    pairs = Table("poisoned minus", "measure", "mean", "95 % interval over seeds")
+    for each in result.differences:
+        interval = "one seed" if each.low is None else f"[{each.low:+.3g}, {each.high:+.3g}]"
+        pairs.add_row(each.control, each.measure.replace("_", " "), f"{each.mean:+.3g}", interval)
+    return Group(arms, pairs, Text(" ".join(result.remarks), style="italic"))
+
+
+def audit_table(result: AuditResult, *, most: int = 20) -> Group:
+    """The most suspicious sequences and the lags that few of them reach."""
+    head = f"{result.flagged} of {result.sequences} sequences are suspicious ({result.source})"
+    found = Table("row", "z", "of its end", "of an entry", "lags", "share as bad", title=head)
+    for each in result.findings[:most]:
+        lags = ", ".join(str(lag) for lag in each.lags[:6])
+        numbers = (f"{z:.3g}" for z in (each.score, each.tail_z, each.lag_z))
+        found.add_row(str(each.index), *numbers, lags, f"{each.share:.2g}")
+    rare = [str(each.lag) for each in result.lags if each.flagged]
+    lines = [f"Lags that few sequences reach: {', '.join(rare)}."] if rare else []
+    return Group(found, Text(" ".join((*lines, *result.remarks)), style="italic"))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -7,14 +7,23 @@ from typing import Any, get_args
 
 from robustssm.core.config import override, to_dict
 from robustssm.core.errors import unknown
+from robustssm.core.placement import Placement
 from robustssm.core.provenance import collect
+from robustssm.models.presets import Victim as Structure
+from robustssm.poisoning.audit import Auditing, audit
+from robustssm.poisoning.brewing_settings import mnist14, published, small
+from robustssm.poisoning.brewing_study import brewing_study
 from robustssm.poisoning.dynamics_study import Dynamics, dynamics
 from robustssm.poisoning.linear_study import Beyond, beyond
 from robustssm.poisoning.network_study import Network, network
+from robustssm.poisoning.scoring import Scoring, score_all
 from robustssm.poisoning.sweeps import Sweep, What, sweep
 from robustssm.poisoning.theory_study import Theory, theory
 from robustssm.poisoning.training import Progress
+from robustssm.poisoning.victim import Victim
 from robustssm.records import read_json, write_json
+from robustssm.records.audit import AuditResult, DefenceResult
+from robustssm.records.brewing import BrewingResult
 from robustssm.records.poisoning import PoisonResult
 
 SWEEPS: tuple[str, ...] = get_args(What)
@@ -111,7 +120,7 @@ def run_pieces(
         ValueError: If an override is wrong; before anything runs.
     """
     pieces = [replace(p, settings=override(p.settings, overrides or {})) for p in pieces]
-    provenance = asdict(collect(seed=0, device="cpu"))
+    provenance = _provenance("cpu")
     found = {}
     for piece in pieces:
         file = directory / f"{piece.name}.json"
@@ -121,6 +130,101 @@ def run_pieces(
             write_json(file, made.to_dict())
         found[file] = made
     return found
+
+
+def run_defences(
+    directory: Path,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Path, DefenceResult]:
+    """Scores detectors and defences and writes defences.json; what is there is kept.
+
+    Raises:
+        ValueError: If an override is wrong.
+    """
+    study = override(Scoring(), overrides or {})
+    file = directory / "defences.json"
+    if file.exists() and not again:
+        data = read_json(file)
+        if isinstance(data, dict) and data.get("settings") == to_dict(study):
+            return file, DefenceResult.from_dict(data)
+    made = replace(score_all(study, progress=progress), provenance=_provenance("cpu"))
+    write_json(file, made.to_dict())
+    return file, made
+
+
+BREWS: Mapping[str, Callable[..., Victim]] = {
+    "small": small,
+    "mnist14": mnist14,
+    "published": published,
+}
+"""Scales of `brew`."""
+
+
+def run_brewing(
+    scale: str,
+    structure: str,
+    seeds: Sequence[int],
+    directory: Path,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[Path, BrewingResult]:
+    """Brews poisons, trains every arm, and writes brewing_SCALE_STRUCTURE.json.
+
+    Finished arms and groups of poisons lie in a folder beside it: a call that was killed goes on.
+
+    Raises:
+        ValueError: If scale, structure or an override is wrong, or the folder is of another study.
+    """
+    if scale not in BREWS:
+        raise ValueError(unknown("scale", scale, BREWS))
+    if structure not in get_args(Structure):
+        raise ValueError(unknown("victim", structure, get_args(Structure)))
+    victim = override(BREWS[scale](structure), overrides or {})
+    placement = Placement(device=device)
+    file = directory / f"brewing_{scale}_{structure}.json"
+    made = brewing_study(
+        victim,
+        tuple(seeds),
+        data_dir=data_dir,
+        placement=placement,
+        directory=directory / f"{file.stem}.parts",
+        progress=progress,
+    )
+    made = replace(made, provenance=_provenance(placement.describe()))
+    write_json(file, made.to_dict())
+    return file, made
+
+
+def run_audit(
+    sequences: Path,
+    directory: Path,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    array: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Path, AuditResult]:
+    """Audits a file of sequences and writes audit_NAME.json.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the sequences are not usable, or an override is wrong.
+    """
+    how = override(Auditing(), overrides or {})
+    made = audit(sequences, how, array=array, progress=progress)
+    made = replace(made, provenance=_provenance("cpu"))
+    file = directory / f"audit_{sequences.stem}.json"
+    write_json(file, made.to_dict())
+    return file, made
+
+
+def _provenance(device: str) -> dict[str, Any]:
+    return asdict(collect(seed=0, device=device))
 
 
 def _there(file: Path, piece: Piece) -> PoisonResult | None:

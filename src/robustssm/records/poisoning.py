@@ -174,7 +174,7 @@ class PoisonResult:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values; numbers that are not finite become text: "inf", "-inf", "nan"."""
-        return _encoded(self)
+        return encoded(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PoisonResult":
@@ -183,7 +183,7 @@ class PoisonResult:
         Raises:
             TypeError: If a field is missing or unknown.
         """
-        plain = dict(_decoded(data, skip=("settings", "provenance")))
+        plain = dict(decoded(data, skip=("settings", "provenance")))
         plain["runs"] = tuple(
             PoisonRun(**{**run, "path": Path(**run["path"]) if run["path"] else None})
             for run in plain["runs"]
@@ -196,22 +196,23 @@ class PoisonResult:
 _WORDS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
-def _encoded(value: Any) -> Any:
+def encoded(value: Any) -> Any:
+    """JSON-able values; numbers that are not finite become text: "inf", "-inf", "nan"."""
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
     if isinstance(value, Mapping):
-        return {key: _encoded(item) for key, item in value.items()}
+        return {key: encoded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_encoded(item) for item in value]
+        return [encoded(item) for item in value]
     if is_dataclass(value):
-        return {each.name: _encoded(getattr(value, each.name)) for each in fields(value)}
+        return {each.name: encoded(getattr(value, each.name)) for each in fields(value)}
     return value
 
 
-def _decoded(value: Any, skip: tuple[str, ...] = ()) -> Any:
+def decoded(value: Any, skip: tuple[str, ...] = ()) -> Any:
     """Lists to tuples, words to numbers; what is under the keys `skip` stays as it is."""
     if isinstance(value, Mapping):
-        return {key: item if key in skip else _decoded(item) for key, item in value.items()}
+        return {key: item if key in skip else decoded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_decoded(item) for item in value)
+        return tuple(decoded(item) for item in value)
     return _WORDS.get(value, value) if isinstance(value, str) else value
