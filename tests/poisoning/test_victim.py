@@ -209,7 +209,7 @@ def test_another_draw_may_serve_for_brewing(result):
     assert found.difference("clean").low is None
 
 
-def arm(name: str, seed: int, correct: str) -> ArmRecord:
+def arm(name: str, seed: int, correct: str, *, matched: bool = True) -> ArmRecord:
     share = correct.count("1") / len(correct)
     return ArmRecord(
         seed=seed,
@@ -219,7 +219,7 @@ def arm(name: str, seed: int, correct: str) -> ArmRecord:
         steps=1,
         train_loss=0.1,
         shared_loss=0.1,
-        matched=True,
+        matched=matched,
         accuracy=share,
         target_accuracy=share,
         high_loss_accuracy=None,
@@ -232,10 +232,11 @@ def arm(name: str, seed: int, correct: str) -> ArmRecord:
 
 def test_differences_count_examples_both_ways():
     arms = [arm("clean", 0, "1100"), arm("poisoned", 0, "1011")]
-    arms += [arm("clean", 7, "1111"), arm("poisoned", 7, "0000")]
+    arms += [arm("clean", 7, "1111"), arm("poisoned", 7, "0000", matched=False)]
     found = {each.measure: each for each in differences(arms)}
     assert found["accuracy"].differences == (0.25, -1.0)
     assert (found["accuracy"].lost, found["accuracy"].gained) == (5, 2)
+    assert found["accuracy"].matched_seeds == 1
     assert (found["train_loss"].mean, found["train_loss"].lost) == (0.0, 0)
 
 

@@ -55,6 +55,7 @@ def _difference(pairs: Sequence[tuple[ArmRecord, ArmRecord]], measure: str) -> P
         control=pairs[0][1].arm,
         measure=measure,
         differences=tuple(values),
+        matched_seeds=sum(arm.matched and control.matched for arm, control in pairs),
         mean=mean(values),
         low=None if interval is None else interval[0],
         high=None if interval is None else interval[1],

@@ -81,7 +81,11 @@ class PairedDifference:
     """"accuracy", "target_accuracy", "test_loss" or "train_loss"."""
     differences: tuple[float, ...]
     """Per seed."""
+    matched_seeds: int
+    """Seeds in which both came down to the clean arm's training loss; only there is a difference
+    one of the data and not of how far training got."""
     mean: float
+    """Over all seeds."""
     low: float | None
     """Ends of Student's 95 % interval over seeds; None with fewer than two."""
     high: float | None
