@@ -1,6 +1,7 @@
 """Gradient flow of the theorem's setting under a defence that changes how the student learns."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 from scipy.integrate import LSODA
@@ -52,7 +53,9 @@ def defended_flow(
     begin = double_log(start.a) if exponential else start.a
     solver = LSODA(velocity, 0.0, begin, t_end, rtol=rtol, atol=rtol * 1e-6)
     while solver.status == "running":
-        solver.step()
+        with warnings.catch_warnings():  # a solver that gives up shows in the training loss
+            warnings.simplefilter("ignore", UserWarning)
+            solver.step()
         a = np.exp(-np.exp(solver.y)) if exponential else np.asarray(solver.y)
         _, off = residual(a)
         if not defence.l1 and float(off @ off) + rest <= fitted:

@@ -7,7 +7,7 @@ For one group with targets T and perturbed base examples P(delta), over all para
 
 over the threat set. Labels stay as they are, and each label is right: the poisons are clean-label.
 
-Source: slutzky2024implicit, its code for CIFAR-10, after Geiping et al. (Witches' Brew, ICLR 2021).
+Source: slutzky2024implicit, its code for CIFAR-10, after geiping2021witches.
 Oracle: finite differences (tests/poisoning/test_gradient_matching.py).
 """
 

@@ -1,6 +1,6 @@
 """The objective of gradient matching, for one group of poisons, and its gradient.
 
-Source: slutzky2024implicit, its code for CIFAR-10, after Geiping et al. (Witches' Brew, ICLR 2021).
+Source: slutzky2024implicit, its code for CIFAR-10, after geiping2021witches.
 Oracle: finite differences (tests/poisoning/test_gradient_matching.py).
 """
 

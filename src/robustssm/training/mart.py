@@ -20,7 +20,7 @@ from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier
 from robustssm.ops import divergence
 from robustssm.training.objective import Memory, Objective, Update
-from robustssm.training.pgd_training import ramped
+from robustssm.training.pgd_training import ramped, with_attack
 from robustssm.training.standard import accuracy
 
 
@@ -45,8 +45,7 @@ class Mart(Objective):
 
     def passes(self, num_classes: int) -> Passes | None:
         """The attack's, and one each for x_adv and, unless beta = 0, for x."""
-        of_attack, own = self.attack.passes(num_classes), 2 if self.beta > 0 else 1
-        return of_attack and Passes(of_attack.forward + own, of_attack.backward + own)
+        return with_attack(self.attack, 2 if self.beta > 0 else 1, num_classes)
 
     def at(self, progress: float) -> "Mart":
         """This objective with the eps in force at `progress` in [0, 1] through training."""
