@@ -182,6 +182,7 @@ def brewing(drop=0.05, spread=0.01, matched=True):
             control=control,
             measure=measure,
             differences=(-drop - spread, -drop, -drop + spread),
+            matched_seeds=3,
             mean=-drop,
             low=-drop - 2 * spread,
             high=-drop + 2 * spread,
