@@ -48,3 +48,19 @@ def test_damage_is_named_without_the_type_checks_of_tests(tmp_path):
     expected = ("median", "steps", "gamma", "error.40", "ratio", "excited_lags", "converged")
     for word, reason in zip(expected, reasons, strict=True):
         assert f"{word} must be" in reason
+
+
+def test_a_published_number_stands_only_beside_the_published_setting():
+    from dataclasses import replace
+
+    from robustssm.records.poisoning import PoisonResult
+    from robustssm.reporting.poison_names import published
+
+    settings = {"d_state": 10, "scale": 1e-3, "gap": 1.529511602509129e-08, "special_value": 1.0}
+    result = PoisonResult(study="theory", settings=settings, length=7, horizon=20, interval="")
+    assert published(result, "special") == 0.0500995
+    assert published(result, "placebo") is None
+    for changed in ({"gap": None}, {"gap": 1e-6}, {"scale": 0.01}, {"d_state": 12}):
+        assert published(replace(result, settings=settings | changed), "special") is None
+    assert published(replace(result, horizon=40), "special") is None
+    assert published(replace(result, length=8), "special") is None

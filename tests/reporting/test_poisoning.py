@@ -142,9 +142,20 @@ def test_errors_are_medians_over_the_horizons_that_matter():
     assert (cells[4].value, cells[5].value) == ("0.120", "0.0600")
 
 
-@pytest.mark.parametrize("d_state, shown", [(10, True), (12, False)])
-def test_published_numbers_stand_only_beside_their_own_setting(d_state, shown):
-    result = study(settings={"d_state": d_state})
+PUBLISHED = {
+    "d_state": 10,
+    "start": {"a_scale": 1e-3, "weight_scale": 1e-3, "gap_rate": 5.0, "warm": 0.1},
+    "base_step": 0.01,
+    "ordinary_count": 8,
+    "extra_count": 10,
+}
+
+
+@pytest.mark.parametrize(
+    "change, shown", [({}, True), ({"d_state": 12}, False), ({"base_step": 0.1}, False)]
+)
+def test_published_numbers_stand_only_beside_their_own_setting(change, shown):
+    result = study(settings=PUBLISHED | change)
     table = tables.conditions(result, {})
     assert (("Generalisation error", "published") in table.columns) == shown
     if shown:
