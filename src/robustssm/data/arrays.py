@@ -74,7 +74,7 @@ class Arrays(Dataset):
         arrays = self._load(data_dir, files)
         training = self._split_of(arrays, "x_train" if "x_train" in arrays else "x")
         test = self._split_of(arrays, "x_test") if "x_test" in arrays else None
-        num_classes = self.num_classes or _count_classes(training, test, self.path)
+        num_classes = self.num_classes or count_classes(training, test, self.path)
         bounds = self._bounds(training, test)
         if test is None:
             training, test = self._set_aside(training)
@@ -118,8 +118,8 @@ class Arrays(Dataset):
 
     def _split_of(self, arrays: dict[str, np.ndarray], name: str) -> Split:
         label_name = name.replace("x", "y", 1)
-        x = _inputs(arrays[name], f"`{name}` in {self.path}")
-        y = _classes(arrays[label_name], f"`{label_name}` in {self.path}")
+        x = as_inputs(arrays[name], f"`{name}` in {self.path}")
+        y = as_classes(arrays[label_name], f"`{label_name}` in {self.path}")
         if len(x) != len(y):
             raise ValueError(
                 violation(
@@ -244,7 +244,7 @@ _DAMAGE = (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 """What reading a file that is cut off, damaged, or full of pickles may raise."""
 
 
-def _inputs(array: np.ndarray, what: str) -> UInt8[Tensor, "n ..."] | Float[Tensor, "n ..."]:
+def as_inputs(array: np.ndarray, what: str) -> UInt8[Tensor, "n ..."] | Float[Tensor, "n ..."]:
     """Checks shape, type and values; sequences of scalars get a channel."""
     if array.ndim not in (2, 3, 4) or 0 in array.shape[1:]:
         raise ValueError(violation(what, f"have shape {LAYOUTS}", array.shape))
@@ -264,7 +264,8 @@ def _inputs(array: np.ndarray, what: str) -> UInt8[Tensor, "n ..."] | Float[Tens
     return x.unsqueeze(-1) if x.ndim == 2 else x
 
 
-def _classes(array: np.ndarray, what: str) -> Int[Tensor, " n"]:
+def as_classes(array: np.ndarray, what: str) -> Int[Tensor, " n"]:
+    """Checks that labels are integers, one each."""
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(
             violation(
@@ -277,7 +278,8 @@ def _classes(array: np.ndarray, what: str) -> Int[Tensor, " n"]:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _count_classes(training: Split, test: Split | None, path: str) -> int:
+def count_classes(training: Split, test: Split | None, path: str) -> int:
+    """The number of classes, if none is left out."""
     present = torch.cat([training.y, *([] if test is None else [test.y])]).unique()
     expected = torch.arange(len(present))
     if len(present) < 2 or not torch.equal(present, expected):
