@@ -69,6 +69,14 @@ class Bars(Display):
             highlight=False,
         )
 
+    def out_of_memory(self, *, epoch: int, batch: int, micro_batches: int) -> None:
+        """Says that training goes on in smaller pieces."""
+        self._progress.console.print(
+            f"epoch {epoch:>4}  batch {batch}: out of memory; batches go in {micro_batches} "
+            "pieces from here on",
+            highlight=False,
+        )
+
     def evaluating(self, *, checkpoint: str, examples: int) -> None:
         """Shows a new bar for the attacks."""
         self._progress.update(self._task, visible=False)

@@ -17,6 +17,12 @@ DataDir = Annotated[
     typer.Option("--data-dir", envvar="ROBUSTSSM_DATA", help="Where data files are looked for."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Devices = Annotated[
+    int, typer.Option(min=1, help="Processes that share every batch, one per device.")
+]
+Nodes = Annotated[
+    int, typer.Option(min=1, help="Hosts with so many devices; start this on each of them.")
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; by default what suits the batch.")
 ]

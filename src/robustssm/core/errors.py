@@ -16,6 +16,10 @@ class NonFiniteLoss(FloatingPointError):
     """Training met a NaN or infinite loss or gradient, and stopped."""
 
 
+class OutOfMemory(MemoryError):
+    """Training does not fit into memory, even in the smallest pieces that it allows."""
+
+
 class RunInUse(RuntimeError):
     """Another process holds the run directory."""
 

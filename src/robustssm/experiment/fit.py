@@ -17,6 +17,7 @@ from robustssm.experiment.settings import Experiment, build_model
 from robustssm.records import StepRecord
 from robustssm.training import checkpoint
 from robustssm.training.averaging import StochasticWeightAveraging, WeightAverage
+from robustssm.training.division import require_divisible
 from robustssm.training.loop import Learner, train_epoch
 from robustssm.training.readings import Report
 from robustssm.training.selection import score
@@ -37,15 +38,22 @@ class Fit:
     def __call__(self) -> nn.Module:
         """Trains; returns the model as it is after the last epoch.
 
+        Of several processes that share every batch, all come here; the first one writes, measures
+        and shows, and the others are told what follows from it.
+
         Raises:
             NonFiniteLoss: If the loss stops being finite; the last good checkpoint is kept.
+            OutOfMemory: If a batch does not fit into memory, even in pieces.
+            Inapplicable: If batches cannot be divided as is asked for.
         """
         self._streams = Streams(self.experiment.seed)
         self._train = self._resident(self.splits.train)
         self._watched = self._find_watched()
         self._learner = self._make_learner()
+        self._check_division()
         self._best: tuple[float, float] | None = None
         self._best_epoch = 0
+        self._pieces = self._learner.micro_batches
         self._resume()
         self.display.training(
             epochs=self.experiment.epochs,
@@ -89,16 +97,30 @@ class Fit:
             optimizer=self.placement.setup_optimizer(optimizer),
             memory=experiment.objective.memory(first.x, batch_size=experiment.batch_size),
             average=_average(experiment, model),
+            micro_batches=experiment.micro_batches,
         )
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this process is the one that touches the directory."""
+        return self.placement.rank == 0
+
+    def _check_division(self) -> None:
+        """Refuses at once what would be refused at the first batch, or at a later one."""
+        count, learner = self.experiment.micro_batches, self._learner
+        if count > 1 or self.placement.processes > 1:
+            require_divisible(self.experiment.objective, learner.model, count=count)
 
     def _resume(self) -> None:
         last = self.run.checkpoint("last")
-        if checkpoint.exists(last):
+        found = self.placement.told(self._writes and checkpoint.exists(last))
+        if found:
             extra = checkpoint.read(last, self._learner)["extra"]
             self._best = None if extra["best"] is None else (extra["best"][0], extra["best"][1])
             self._best_epoch = extra["best_epoch"]
             self.placement.load_state(extra["precision"])
-        self.run.rewind(epoch=self._learner.epoch, step=self._learner.step)
+        if self._writes:
+            self.run.rewind(epoch=self._learner.epoch, step=self._learner.step)
 
     def _stopped_early(self) -> bool:
         """Whether the latest measurement says that it is enough."""
@@ -123,8 +145,10 @@ class Fit:
         values["images_per_second"] = self._speed()
         learner.sums, learner.examples = {}, 0
         if self.experiment.monitor.due(learner.epoch, self.experiment.epochs):
-            values |= self._figures()
-            self._keep_if_best(values)
+            if self._writes:
+                values |= self._figures()
+                self._keep_if_best(values)
+            self._best, self._best_epoch = self.placement.told((self._best, self._best_epoch))
         values["seconds"] = time.monotonic() - self._began
         self._log("epoch", epoch=learner.epoch, step=learner.step, values=values)
         self.display.epoch(epoch=learner.epoch, values=values)
@@ -135,6 +159,13 @@ class Fit:
     def _note(self, report: Report) -> None:
         """Logs and shows a batch."""
         speed = self._speed()
+        if report.micro_batches > self._pieces:
+            self._pieces = report.micro_batches
+            values = {"micro_batches": self._pieces}
+            self._log("out_of_memory", epoch=report.epoch, step=report.step, values=values)
+            self.display.out_of_memory(
+                epoch=report.epoch, batch=report.batch, micro_batches=self._pieces
+            )
         if report.step % self.experiment.log_every == 0:
             values = {**report.values, "images_per_second": speed}
             self._log("step", epoch=report.epoch, step=report.step, values=values)
@@ -197,6 +228,8 @@ class Fit:
             self._save("best")
 
     def _save(self, name: str) -> None:
+        if not self._writes:
+            return
         # First what is still pending: a loss that is not finite must not get into a checkpoint, and
         # a checkpoint's lines must be on the disk before it.
         for report in self._learner.settle():
@@ -211,7 +244,8 @@ class Fit:
         self._saved = time.monotonic()
 
     def _log(self, kind: str, *, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        self.run.append(StepRecord(kind=kind, epoch=epoch, step=step, values=values))
+        if self._writes:
+            self.run.append(StepRecord(kind=kind, epoch=epoch, step=step, values=values))
 
 
 def _average(experiment: Experiment, model: nn.Module) -> WeightAverage | None:

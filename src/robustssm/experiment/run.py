@@ -1,19 +1,18 @@
 """A run from start to end: data, training, evaluation, all in one directory that can be resumed."""
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from robustssm.attacks.suites import suite as named_suite
-from robustssm.core.config import from_dict, override, to_dict
-from robustssm.core.errors import NonFiniteLoss
-from robustssm.core.placement import Placement, cpu_threads
+from robustssm.core.config import from_dict, override
+from robustssm.core.placement import Placement, check_devices, cpu_threads
 from robustssm.core.provenance import collect
 from robustssm.experiment.assess import Options, assess
 from robustssm.experiment.display import Display
-from robustssm.experiment.fit import Fit
+from robustssm.experiment.job import Job, carry_out
+from robustssm.experiment.parallel import in_parallel
 from robustssm.experiment.rundir import RunDirectory, read_recipe
 from robustssm.experiment.settings import Experiment, read_data, sensible_threads
 
@@ -27,6 +26,8 @@ def run(
     resume: bool = False,
     data_dir: Path | None = None,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
     threads: int | None = None,
     display: Display | None = None,
     save_seconds: float = 120.0,
@@ -43,51 +44,40 @@ def run(
             same parameters, bit for bit on the CPU, as one that was never stopped.
         data_dir: Where data files are looked for.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        threads: CPU threads per operation; None for what suits the size of a batch.
+        devices: Processes that share every batch, one per device; on a CPU they share it too. The
+            losses are those of one process, up to rounding; a run may be resumed with any number.
+        nodes: Hosts with so many devices each; every one of them must run this.
+        threads: CPU threads per operation and process; None for what suits the size of a batch.
         display: Shows progress; silent if None.
         save_seconds: Longest time between checkpoints within an epoch.
 
     Returns:
-        The contents of evaluation.json.
+        The contents of evaluation.json; empty where the first of several processes is elsewhere.
 
     Raises:
         RunInUse: If another process works in the directory.
         FileExistsError: If the directory holds a run and `resume` is false.
         ValueError: If the settings are not those of the run to be resumed, or do not fit the data.
         NonFiniteLoss: If training diverges; the last good checkpoint is kept.
+        OutOfMemory: If a batch does not fit into memory, even in pieces.
+        Inapplicable: If its objective or model does not allow a batch to be divided.
+        ChildProcessError: If one of several processes fails otherwise; none is left then.
     """
+    check_devices(device, devices=devices, nodes=nodes)
+    job = Job(
+        experiment=experiment,
+        directory=directory,
+        name=name,
+        overrides=dict(overrides or {}),
+        resume=resume,
+        data_dir=data_dir,
+        threads=threads,
+        save_seconds=save_seconds,
+    )
     display = display or Display()
-    placement = Placement(device=device, precision=experiment.precision)
-    place = RunDirectory(directory)
-    began = time.monotonic()
-    splits = read_data(experiment, data_dir)
-    recipe = {
-        "recipe": name,
-        "overrides": dict(overrides or {}),
-        "experiment": to_dict(experiment),
-        "data": dict(splits.origin),
-    }
-    with place.locked(), cpu_threads(threads or sensible_threads(experiment, splits)):
-        provenance = collect(seed=experiment.seed, device=placement.describe())
-        place.begin(recipe, provenance, resume=resume)
-        try:
-            Fit(experiment, place, splits, placement, display, save_seconds)()
-        except NonFiniteLoss as error:
-            raise NonFiniteLoss(
-                f"{error} The last good checkpoint is {place.checkpoint('last')}. Lower the "
-                "learning rate (--set optimizer.lr=...) and train in a new directory."
-            ) from None
-        record = assess(
-            experiment,
-            place,
-            splits,
-            placement=placement,
-            display=display,
-            provenance=provenance,
-            options=Options(resume=None if resume else False),
-        )
-        place.finish(time.monotonic() - began)
-    return record
+    if devices * nodes > 1:
+        return in_parallel(job, device=device, devices=devices, nodes=nodes, display=display)
+    return carry_out(job, Placement(device=device, precision=experiment.precision), display)
 
 
 def evaluate_run(

@@ -18,6 +18,8 @@ from robustssm.experiment.settings import Experiment
 from robustssm.records import Provenance, StepRecord, read_json, read_records, write_json
 
 _SECONDS_BETWEEN_WRITES = 1.0
+_SECONDS_FOR_A_GLANCE = 0.3
+"""A lock is waited for so long, as who lists runs holds it for an instant to see if it is free."""
 
 
 class RunDirectory:
@@ -47,7 +49,7 @@ class RunDirectory:
             RunInUse: If another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=_SECONDS_FOR_A_GLANCE)
         try:
             lock.acquire()
         except Timeout:
@@ -130,7 +132,7 @@ class RunDirectory:
         kept = [
             r.to_line() + "\n"
             for r in read_records(self.metrics)
-            if r.step < step or (r.step == step and (r.kind == "step" or r.epoch <= epoch))
+            if r.step < step or (r.step == step and (r.kind != "epoch" or r.epoch <= epoch))
         ]
         new = self.metrics.with_name(".metrics.jsonl.new")
         new.write_text("".join(kept))
@@ -173,9 +175,13 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
 
 
 def _completed(old: Any, new: Mapping[str, Any]) -> Any:
-    """A recorded experiment, with the defaults of settings that did not exist when it ran."""
+    """A recorded experiment, with the defaults of settings that did not exist when it ran.
+
+    And with the pieces in which batches are now processed, as they change nothing but memory.
+    """
     later = (f for f in fields(Experiment) if f.name in new and f.name not in old)
-    return {**old, **{f.name: to_dict(f.default) for f in later if f.default is not MISSING}}
+    defaults = {f.name: to_dict(f.default) for f in later if f.default is not MISSING}
+    return {**old, **defaults, **{k: new[k] for k in ("micro_batches",) if k in new}}
 
 
 def _refuse_other(path: Path, old: Any, new: Any) -> None:

@@ -44,6 +44,9 @@ class Experiment:
     selection: Rule = "validation_adversarial_accuracy"
     epochs: Annotated[int, Field(ge=1)] = 30
     batch_size: Annotated[int, Field(ge=1)] = 128
+    micro_batches: Annotated[int, Field(ge=1)] = 1
+    """Pieces in which a process takes its rows of a batch, to save memory; with the same outcome up
+    to rounding. Doubled, for the rest of the run, when memory is not enough."""
     evaluation_batch_size: Annotated[int, Field(ge=1)] = 256
     evaluation_examples: Annotated[int, Field(ge=1)] | None = None
     """Evaluate on the first so many test examples only; None for all."""

@@ -11,7 +11,8 @@ class StepRecord:
     """One line of metrics.jsonl: what was measured after `step` optimiser steps."""
 
     kind: str
-    """"step" for a training step, "epoch" for the figures at the end of an epoch."""
+    """"step" for a training step, "epoch" for the figures at the end of an epoch, "out_of_memory"
+    where batches were processed in more pieces from then on: `micro_batches`."""
     epoch: int
     step: int
     values: Mapping[str, float] = field(default_factory=dict)

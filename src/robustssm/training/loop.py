@@ -5,24 +5,31 @@ never waited for within a step: the scalars of a batch are read once the next ba
 a loss that is not finite is refused one step late. Until then nothing of that batch is in
 `Learner.sums`, and who writes a checkpoint settles first: none can hold parameters that were
 stepped on such a loss.
+
+A batch may go in pieces, within a process (`Learner.micro_batches`) and among several: every
+process is given the whole batch and takes its own rows. If memory is not enough, the batch is begun
+again in twice as many pieces, which is possible as long as no step was taken on it; nothing is
+exchanged with other processes before a step, so each does so by itself.
 """
 
+import copy
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from contextlib import nullcontext
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustssm.core.placement import Placement
 from robustssm.core.rng import Noise, Streams, global_stream
-from robustssm.training.averaging import WeightAverage
-from robustssm.training.objective import Memory, Objective, Update
+from robustssm.training.division import PieceTooLarge, shares
+from robustssm.training.exchange import summed
+from robustssm.training.learner import Learner
+from robustssm.training.objective import Objective
 from robustssm.training.optim import set_rate
+from robustssm.training.pieces import Pieces
 from robustssm.training.readings import AT_ONCE, Fetching, Pending, Reading, Report, fetching_from
 from robustssm.training.schedule import Schedule
 
@@ -45,62 +52,6 @@ class Batch(Protocol):
     def indices(self) -> Tensor:
         """Rows of the split (batch,): each example's identity for its noise."""
         ...
-
-
-@dataclass
-class Learner:
-    """All that training changes, and so all that a checkpoint keeps, but for what is pending."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    memory: Memory
-    average: WeightAverage | None = None
-    epoch: int = 0
-    """Epochs finished."""
-    batch: int = 0
-    """Batches finished within the present epoch."""
-    step: int = 0
-    """Optimiser steps taken."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Sum over the present epoch's examples of every logged scalar."""
-    examples: int = 0
-    """Examples seen in the present epoch, those of pending batches left out."""
-    pending: deque[Pending] = field(default_factory=deque)
-    """Batches whose scalars are not in the sums yet, oldest first; always empty on a CPU."""
-
-    def settle(self, *, leave: int = 0) -> list[Report]:
-        """Waits for pending batches, takes them into the sums, and reports them.
-
-        Must be called before a checkpoint is written, which says nothing of pending batches.
-
-        Args:
-            leave: So many of the latest batches stay pending.
-
-        Raises:
-            NonFiniteLoss: If a loss of theirs was not finite.
-        """
-        reports = []
-        while len(self.pending) > leave:
-            report = self.pending[0].settled()  # one that is not finite stays, and is refused again
-            self.pending.popleft()
-            self.examples += report.examples
-            for name, value in report.values.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value * report.examples
-            reports.append(report)
-        return reports
-
-    @contextmanager
-    def evaluated_weights(self) -> Iterator[None]:
-        """The enclosed lines see the weights that are evaluated: the average, where one is kept."""
-        if self.average is None:
-            yield
-            return
-        with self.average.applied(self.model):
-            yield
-
-    def means(self) -> dict[str, float]:
-        """Mean over the present epoch's examples of every logged scalar."""
-        return {name: total / max(self.examples, 1) for name, total in self.sums.items()}
 
 
 def train_epoch(
@@ -135,6 +86,8 @@ def train_epoch(
     Raises:
         NonFiniteLoss: On a CPU at the step before which the parameters were still good; on a GPU
             one batch later, or at the end of the epoch.
+        OutOfMemory: If a batch does not fit into memory, even in pieces.
+        Inapplicable: If the objective or the model does not allow the pieces that are asked for.
     """
     fetching = fetching_from(placement.device)
     learner.model.train()
@@ -143,19 +96,19 @@ def train_epoch(
         counted = learner.epoch / epochs if schedule.per == "epoch" else progress
         set_rate(learner.optimizer, schedule.factor(counted))
         try:
-            # Dropout draws from torch's global generator, which so starts anew at every batch.
-            with global_stream(streams.noise("dropout", learner.epoch, learner.batch)):
-                readings = _train(
-                    learner,
-                    objective.at(progress),
-                    batch.x,
-                    batch.y,
-                    noise=streams.examples("train", learner.epoch, indices=batch.indices),
-                    max_norm=max_norm,
-                    placement=placement,
-                    fetching=fetching,
-                    progress=progress,
-                )
+            readings = _train_or_retry(
+                learner,
+                objective.at(progress),
+                batch.x,
+                batch.y,
+                # Dropout draws from torch's global generator, which so starts anew at every batch.
+                dropout=streams.noise("dropout", learner.epoch, learner.batch),
+                noise=streams.examples("train", learner.epoch, indices=batch.indices),
+                max_norm=max_norm,
+                placement=placement,
+                fetching=fetching,
+                progress=progress,
+            )
         except Exception:
             learner.settle()  # if the batch before was not finite, that is the reason to be told
             raise
@@ -166,6 +119,7 @@ def train_epoch(
             step=learner.step,
             examples=len(batch.y),
             values={},
+            micro_batches=learner.micro_batches,
         )
         learner.pending.append(Pending(readings, report))
         yield from learner.settle(leave=fetching.lag)
@@ -192,7 +146,7 @@ def train_batch(
         NonFiniteLoss: If a loss, or a gradient in full precision, is not finite; no step was taken
             on it.
     """
-    readings = _train(
+    readings = _train_or_retry(
         learner,
         objective,
         x,
@@ -203,6 +157,43 @@ def train_batch(
         fetching=AT_ONCE,
     )
     return readings[-1].values() if readings else {}
+
+
+def _train_or_retry(
+    learner: Learner,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    *,
+    noise: Noise,
+    placement: Placement,
+    dropout: Noise | None = None,
+    **rest: Any,
+) -> list[Reading]:
+    """Trains on a batch; begins it again, in more pieces, if memory is not enough."""
+    memory = {name: tensor.clone() for name, tensor in learner.memory.items()}
+    step, drawn = learner.step, copy.copy(noise)
+    # A stream of dropout for each process; the first one's is that of a run on one device.
+    path = (placement.rank,) if placement.rank else ()
+    while True:
+        try:
+            with nullcontext() if dropout is None else global_stream(dropout.fork(*path)):
+                return _train(learner, objective, x, y, noise=noise, placement=placement, **rest)
+        except PieceTooLarge as error:
+            learner.micro_batches = error.more(
+                objective,
+                learner.model,
+                pieces=learner.micro_batches,
+                rows=shares(len(y), placement.processes)[placement.rank].count,
+                steps=learner.step - step,
+            )
+        # Here the error is gone, and with it the tensors in the frames that it went through.
+        learner.model.zero_grad(set_to_none=True)
+        noise = copy.copy(drawn)
+        for name, tensor in memory.items():
+            learner.memory[name].copy_(tensor)
+        if placement.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _train(
@@ -218,44 +209,42 @@ def _train(
     progress: float = 1.0,
 ) -> list[Reading]:
     """Runs every update; what is read at once is checked before the update's step."""
-    readings = []
-    updates = objective.updates(learner.model, x, y, memory=learner.memory, noise=noise)
-    with _closed(updates):
-        while (update := _next(updates, placement)) is not None:
-            placement.backward(update.loss)
-            norm = None
+    readings, waiting = [], []
+    pieces = Pieces(
+        objective,
+        learner.model,
+        x,
+        y,
+        memory=learner.memory,
+        noise=noise,
+        placement=placement,
+        count=learner.micro_batches,
+    )
+    with pieces.closing():
+        while (update := pieces.advance()) is not None:
+            waiting.append({"loss": update.loss, **update.parts})
+            if placement.processes > 1 and not update.step:
+                continue
+            *earlier, latest = summed(learner.model, waiting, placement)
+            waiting = []
             if update.step:
                 norm = placement.clip(learner.model, learner.optimizer, max_norm)
-            reading = fetching.read(
-                {"loss": update.loss.detach(), **update.parts}
-                | ({} if norm is None else {"gradient_norm": norm.detach()}),
-                epoch=learner.epoch + 1,
-                step=learner.step + 1,
-                gradients=not placement.scales_losses,
-            )
-            if not fetching.lag:
-                reading.values()
-            readings.append(reading)
+                latest["gradient_norm"] = norm.detach()
+            for scalars in (*earlier, latest):
+                reading = fetching.read(
+                    scalars,
+                    epoch=learner.epoch + 1,
+                    step=learner.step + 1,
+                    gradients=not placement.scales_losses,
+                )
+                if not fetching.lag:
+                    reading.values()
+                readings.append(reading)
             if update.step:
                 learner.optimizer.step()
                 learner.optimizer.zero_grad(set_to_none=True)
                 learner.step += 1
                 if learner.average is not None:
                     learner.average.update(learner.model, progress=progress)
+    assert not waiting, "the last update of a batch must step"
     return readings
-
-
-@contextmanager
-def _closed(updates: Iterator[Update]) -> Iterator[None]:
-    """Closes a generator on leaving, so that what it lent to a backward pass is put back."""
-    try:
-        yield
-    finally:
-        close = getattr(updates, "close", None)
-        if close is not None:
-            close()
-
-
-def _next(updates: Iterator[Update], placement: Placement) -> Update | None:
-    with placement.autocast():
-        return next(updates, None)

@@ -23,7 +23,7 @@ class Update:
 
     loss: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
-    """Named terms of the loss, detached, still on the device."""
+    """Named terms of the loss, detached, still on the device: means over the batch, as the loss."""
     step: bool = True
     """False: add to the gradient, do not step yet."""
 
@@ -46,13 +46,26 @@ class Objective(Named, ABC):
         del num_classes
         return None
 
+    @property
+    def divisible(self) -> bool:
+        """Whether a batch may go piece after piece through every update, as if it went whole.
+
+        The pieces share one model: what an update changes in it, the next piece would see. Between
+        processes, which have a model each, every objective may divide a batch.
+        """
+        return True
+
     def at(self, progress: float) -> "Objective":
         """The objective in force at `progress` in [0, 1] through training, schedules evaluated."""
         del progress
         return self
 
     def memory(self, example: Float[Tensor, "batch ..."], *, batch_size: int) -> Memory:
-        """Tensors carried between batches (the delta of free training). The loop saves them."""
+        """Tensors carried between batches (the delta of free training). The loop saves them.
+
+        One with axes has a row for each place in a batch; where a batch is divided, each piece gets
+        the rows of its places. Scalars are those of the first piece.
+        """
         del example, batch_size
         return {}
 

@@ -24,6 +24,8 @@ class Report:
     examples: int
     values: Mapping[str, float]
     """The scalars of its last update."""
+    micro_batches: int = 1
+    """Pieces that it was processed in; more than for the batch before if memory ran out."""
 
 
 @dataclass(frozen=True, kw_only=True)

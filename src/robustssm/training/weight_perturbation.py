@@ -24,6 +24,7 @@ from robustssm.core.types import Classifier
 from robustssm.training.objective import Memory, Objective, Update
 from robustssm.training.optim import ROLES, roles
 from robustssm.training.pgd_training import PGDTraining
+from robustssm.training.pieces import of_whole_batch
 from robustssm.training.trades import Trades
 
 
@@ -63,6 +64,14 @@ class AdversarialWeightPerturbation(Objective):
         for role in self.roles:
             if role not in ROLES:
                 raise ValueError(unknown("role of a parameter", role, ROLES))
+
+    @property
+    def divisible(self) -> bool:
+        """Not while weights are moved: by the gradient of the whole batch, for one piece at a time.
+
+        Between processes it is exact, as they add up that gradient.
+        """
+        return self.gamma == 0 and self.objective.divisible
 
     def passes(self, num_classes: int) -> Passes | None:
         """The objective's, and those of its loss once more."""
@@ -150,7 +159,7 @@ class AdversarialWeightPerturbation(Objective):
         ]
         if not chosen:
             return {}
-        found = torch.autograd.grad(loss, chosen, allow_unused=True)
+        found = of_whole_batch(torch.autograd.grad(loss, chosen, allow_unused=True))
         return {
             parameter: self.gamma * parameter.detach().norm() * _direction(gradient)
             for parameter, gradient in zip(chosen, found, strict=True)

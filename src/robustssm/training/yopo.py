@@ -66,6 +66,11 @@ class Yopo(Objective):
         if self.variant == "released":
             require_plain_linf(self.threat, method="Yopo(variant='released')")
 
+    @property
+    def divisible(self) -> bool:
+        """Not in the released variant, whose second step every piece would take in full."""
+        return self.variant == "paper"
+
     def passes(self, num_classes: int) -> Passes:
         """One of each per outer pass; passes through the first layer alone are not counted."""
         del num_classes
