@@ -178,6 +178,5 @@ def test_unknown_names_are_answered_with_the_nearest(preset):
         inspect.unwrap(preset)("s4", "cifar100")
 
 
-def test_tiny_imagenet_is_not_in_the_text():
-    with pytest.raises(ValueError, match="No data set of the paper is called 'tiny_imagenet'"):
-        inspect.unwrap(paper_v1)("s4", "tiny_imagenet")
+def test_tiny_imagenet_has_the_sizes_of_cifar10():
+    assert paper_v1("dss", "tiny_imagenet") == paper_v1("dss", "cifar10")

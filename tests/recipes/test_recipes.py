@@ -7,10 +7,11 @@ from robustssm.core.config import from_dict, to_dict
 from robustssm.experiment import Experiment
 
 
-@pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_is_a_value_that_survives_json(name):
-    experiment = recipes.recipe(name)
-    assert from_dict(Experiment, to_dict(experiment)) == experiment
+@pytest.mark.parametrize("tier", recipes.TIERS)
+def test_every_recipe_is_a_value_that_survives_json(tier):
+    for name in recipes.names(tier):
+        experiment = recipes.recipe(name)
+        assert from_dict(Experiment, to_dict(experiment)) == experiment, name
 
 
 def test_every_cell_of_the_tables_has_a_recipe():

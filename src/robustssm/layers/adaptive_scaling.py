@@ -1,7 +1,8 @@
 """Adaptive scaling (AdS, qi2024exploring section 4.2): y <- act(W y) * y after a layer's SSM.
 
 `scale` is the text of the paper (version 1); `scale_shift` is its released code, which adds
-act(V y) as well and gives both maps a bias.
+act(V y) as well and gives both maps a bias. `shift` alone and maps that are not trained are
+controls: they tell what the product, the sum and the training of AdS are each worth.
 """
 
 from typing import Literal
@@ -26,16 +27,19 @@ class AdaptiveScalingConfig:
 
     `initial="torch"` is nn.Linear's default, as published; `initial="identity"` starts as the
     identity map y -> y (zero weights, a bias at which the activation is 1, and a shift that is 0)
-    and so needs a bias.
+    and so needs a bias, except in the form `shift` with an activation that is 0 at 0.
     """
 
     activation: Activation = "relu"
-    form: Literal["scale", "scale_shift"] = "scale"
+    form: Literal["scale", "scale_shift", "shift"] = "scale"
     bias: bool = False
     initial: Literal["torch", "identity"] = "torch"
+    trainable: bool = True
+    """False: W, V and their biases keep their initial draws, as buffers."""
 
     def __post_init__(self) -> None:
-        if self.initial == "identity" and not self.bias:
+        neutral = self.form == "shift" and self.activation != "sigmoid"
+        if self.initial == "identity" and not self.bias and not neutral:
             raise ValueError(
                 "`AdaptiveScalingConfig(initial='identity')` must have bias=True, as without a "
                 "bias no weight makes act(W y) equal 1; got bias=False. Set bias=True or "
@@ -48,7 +52,8 @@ class AdaptiveScalingConfig:
 
 
 class AdaptiveScaling(nn.Module):
-    """y -> act(W y + b) * y, plus act(V y + c) in the form `scale_shift`.
+    """y -> act(W y + b) * y + act(V y + c): the first summand in the form `scale`, both in
+    `scale_shift`, and y + act(V y + c) in `shift`.
 
     Source: qi2024exploring, section 4.2 (scale) and its released code (scale_shift).
     """
@@ -58,23 +63,36 @@ class AdaptiveScaling(nn.Module):
         super().__init__()
         self.config = config
         with global_stream(noise):
-            self.scale = Linear(d_model, d_model, bias=config.bias)
-            shifted = config.form == "scale_shift"
+            scaled, shifted = config.form != "shift", config.form != "scale"
+            self.scale = Linear(d_model, d_model, bias=config.bias) if scaled else None
             self.shift = Linear(d_model, d_model, bias=config.bias) if shifted else None
         if config.initial == "identity":
             self._start_as_identity()
+        if not config.trainable:
+            for part in (self.scale, self.shift):
+                if part is not None:
+                    _fix(part)
 
     def forward(self, y: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """Maps (..., d_model) to the same shape; positions are treated alike."""
         act = _FUNCTIONS[self.config.activation]
-        scaled = act(self.scale(y)) * y
+        scaled = y if self.scale is None else act(self.scale(y)) * y
         return scaled if self.shift is None else scaled + act(self.shift(y))
 
     @torch.no_grad()
     def _start_as_identity(self) -> None:
-        self.scale.weight.zero_()
-        self.scale.bias.fill_(_NEUTRAL[self.config.activation])
-        if self.shift is not None:
-            self.shift.weight.zero_()
-            # act(0) = 0 for relu and tanh; sigmoid reaches 0 from far below.
-            self.shift.bias.fill_(-30.0 if self.config.activation == "sigmoid" else 0.0)
+        activation = self.config.activation
+        # act(0) = 0 for relu and tanh; sigmoid reaches 0 from far below.
+        zero = -30.0 if activation == "sigmoid" else 0.0
+        for part, bias in ((self.scale, _NEUTRAL[activation]), (self.shift, zero)):
+            if part is not None:
+                part.weight.zero_()
+                if part.bias is not None:
+                    part.bias.fill_(bias)
+
+
+def _fix(linear: nn.Linear) -> None:
+    """Turns weight and bias into buffers, which no optimiser sees and every state dict holds."""
+    for name, parameter in list(linear.named_parameters(recurse=False)):
+        delattr(linear, name)
+        linear.register_buffer(name, parameter.detach())

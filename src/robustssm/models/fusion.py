@@ -47,6 +47,9 @@ def make_branch(block: "Block", length: int) -> Branch | None:
     if not isinstance(layer, ConvolutionalLayer) or not plain:
         return None
     scaling, mixing = layer.scaling, block.mixing
+    scale = None if scaling is None else scaling.scale
+    if scaling is not None and scale is None:  # a shift alone
+        return None
     has_norm = isinstance(norm, nn.LayerNorm)
     whole = PreparedBlock(
         kernel=layer.taps(length),
@@ -56,7 +59,7 @@ def make_branch(block: "Block", length: int) -> Branch | None:
         epsilon=norm.eps if has_norm else 0.0,
         residual=config.residual,
         gate=None if scaling is None else scaling.config.activation,
-        scale=None if scaling is None else _dense(scaling.scale),
+        scale=None if scale is None else _dense(scale),
         shift=None if scaling is None else _shift(scaling),
         gelu=config.activation == "gelu",
         mixing=_dense(mixing) if isinstance(mixing, nn.Linear) else None,

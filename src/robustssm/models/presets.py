@@ -36,7 +36,7 @@ from robustssm.models.tokens import LegacyRaster, Raster, Tokenizer
 Structure = Literal["s4", "dss", "s5", "mega", "mamba", "s4d"]
 Victim = Literal["s4d", "lru", "mamba2"]
 Modern = Literal[Structure, Victim]
-PaperDataset = Literal["mnist", "cifar10"]
+PaperDataset = Literal["mnist", "cifar10", "tiny_imagenet"]
 ReleasedDataset = Literal["mnist", "cifar10", "tiny_imagenet"]
 
 _BARE = BlockConfig(norm="none", residual=False, activation="none", mixing="none")
@@ -71,7 +71,7 @@ def paper_v1(
 
     Args:
         structure: One of `structures()`.
-        dataset: Which sizes: 2 layers on "mnist", 4 on "cifar10".
+        dataset: Which sizes: 2 layers on "mnist", 4 on "cifar10" and "tiny_imagenet".
         ads: Activation of adaptive scaling after every SSM, or None for none. The paper scales S4
             and DSS only.
 

@@ -1,15 +1,18 @@
 """Recipes: named experiments, as plain values.
 
 A name is TIER.STRUCTURE[_ads_ACTIVATION]_METHOD, as in `digits.s4_trades` or
-`cifar10.dss_ads_relu_trades`; a function of your own is named `module:function`.
+`cifar10.dss_ads_relu_trades`, or TIER.CONTROL_METHOD, as in `digits.s4_wide_pgd`; a function of
+your own is named `module:function`.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from robustssm.core.errors import unknown
+from robustssm.recipes.controls import CONTROLS
 
 if TYPE_CHECKING:
     from robustssm.experiment import Experiment
@@ -25,11 +28,18 @@ TIERS: Mapping[str, tuple[str, str]] = {
         "digits",
         "8x8 digits embedded in the installation, L = 64; seconds to minutes on a CPU",
     ),
+    "digits_paper": ("digits", "the same data and epochs with the paper's model: GELU, true PGD"),
+    "digits_released": ("digits", "digits_paper with every bug of the released code"),
     "mnist14": ("mnist", "MNIST pooled to 14x14, L = 196, d_model 64; real data for a CPU"),
     "mnist": ("mnist", "MNIST, L = 784, the paper's text: GELU, true PGD"),
     "mnist_released": ("mnist", "MNIST as the released code ran: no activation, its PGD"),
     "cifar10": ("cifar10", "CIFAR-10, L = 1024, the paper's text: GELU, true raster, true PGD"),
     "cifar10_released": ("cifar10", "CIFAR-10 as the released code ran: scrambled tokens, its PGD"),
+    "tiny_imagenet": ("tiny_imagenet", "Tiny-ImageNet, 50 classes, 4x4 patches, L = 256: GELU"),
+    "tiny_imagenet_released": ("tiny_imagenet", "the same with the released code's model and PGD"),
+    "copying": ("sequences", "marked values early in noise, L = 128; made by rule, for CPUs"),
+    "adding": ("sequences", "in which bin two marked numbers add up, L = 128; made by rule"),
+    "tones": ("sequences", "the pitch of a struck tone under noise, L = 256; made by rule"),
 }
 """Tier to the module that holds it and one line about it."""
 
@@ -40,14 +50,18 @@ class Cell:
 
     tier: str
     structure: Structure
+    """Of a control: the structure that it is made from."""
     ads: Ads | None
     method: Method
+    control: str = ""
+    """One of `CONTROLS`; empty for a cell of the tables."""
 
     @property
     def name(self) -> str:
         """The recipe's name."""
         scaled = f"_ads_{self.ads}" if self.ads else ""
-        return f"{self.tier}.{self.structure}{scaled}_{self.method}"
+        model = self.control or f"{self.structure}{scaled}"
+        return f"{self.tier}.{model}_{self.method}"
 
 
 def cells(tier: str | None = None) -> tuple[Cell, ...]:
@@ -67,9 +81,26 @@ def cells(tier: str | None = None) -> tuple[Cell, ...]:
     )
 
 
+def controls(tier: str | None = None) -> tuple[Cell, ...]:
+    """Every control of one tier, or of all, under every training method.
+
+    Raises:
+        ValueError: If there is no such tier.
+    """
+    if tier is not None and tier not in TIERS:
+        raise ValueError(unknown("tier", tier, TIERS))
+    return tuple(
+        Cell(t, "dss" if name.startswith("dss") else "s4", None, method, control=name)
+        for t in (TIERS if tier is None else [tier])
+        for name, control in CONTROLS.items()
+        if t in control.tiers
+        for method in METHODS
+    )
+
+
 def names(tier: str | None = None) -> tuple[str, ...]:
-    """Names of every recipe of one tier, or of all."""
-    return tuple(cell.name for cell in cells(tier))
+    """Names of every recipe of one tier, or of all, controls last."""
+    return tuple(cell.name for cell in (*cells(tier), *controls(tier)))
 
 
 def recipe(name: str) -> "Experiment":
@@ -85,12 +116,17 @@ def recipe(name: str) -> "Experiment":
     """
     if ":" in name:
         return _own(name)()
-    known = {cell.name: cell for cell in cells()}
+    known = _known()
     if name not in known:
         raise ValueError(unknown("recipe", name, known))
     cell = known[name]
     module = importlib.import_module(f"{__name__}.{TIERS[cell.tier][0]}")
     return module.experiment(cell)
+
+
+@functools.cache
+def _known() -> Mapping[str, Cell]:
+    return {cell.name: cell for cell in (*cells(), *controls())}
 
 
 def _own(name: str) -> Callable[[], "Experiment"]:

@@ -10,8 +10,10 @@ from robustssm.attacks.threat import Threat
 from robustssm.data.augment import Augmentation
 from robustssm.data.mnist import MNIST
 from robustssm.experiment import Experiment
+from robustssm.models.classifier import SequenceClassifierConfig
+from robustssm.models.controls import control
 from robustssm.models.presets import modern
-from robustssm.recipes import Cell
+from robustssm.recipes import Ads, Cell, Structure
 from robustssm.recipes.methods import objective, selection
 from robustssm.recipes.published import published
 from robustssm.training.monitor import Monitor
@@ -48,7 +50,7 @@ def _small(cell: Cell) -> Experiment:
     attack = PGD(steps=10, step_size=STEP, keep="last")
     return Experiment(
         dataset=MNIST(pool=2),
-        model=modern(cell.structure, d_model=64, num_layers=2, ads=cell.ads),
+        model=control(cell.control, _modern) if cell.control else _modern(cell.structure, cell.ads),
         objective=objective(
             cell.method,
             threat=THREAT,
@@ -67,3 +69,7 @@ def _small(cell: Cell) -> Experiment:
         batch_size=128,
         evaluation_examples=1000,
     )
+
+
+def _modern(structure: Structure, ads: Ads | None = None) -> SequenceClassifierConfig:
+    return modern(structure, d_model=64, num_layers=2, ads=ads)

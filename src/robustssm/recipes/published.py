@@ -9,8 +9,10 @@ from robustssm.attacks.threat import Threat
 from robustssm.data.augment import Augmentation
 from robustssm.data.base import Dataset
 from robustssm.experiment import Experiment
+from robustssm.models.classifier import SequenceClassifierConfig
+from robustssm.models.controls import control
 from robustssm.models.presets import paper_v1, released_code
-from robustssm.recipes import Cell
+from robustssm.recipes import Ads, Cell, Structure
 from robustssm.recipes.methods import objective, selection
 from robustssm.training.cost import divided_epochs
 from robustssm.training.monitor import Monitor
@@ -20,7 +22,7 @@ from robustssm.training.schedule import Schedule
 
 def published(
     cell: Cell,
-    preset: Literal["mnist", "cifar10"],
+    preset: Literal["mnist", "cifar10", "tiny_imagenet"],
     *,
     dataset: Dataset,
     threat: Threat,
@@ -57,6 +59,7 @@ def published(
         attack = PGDReleased(steps=10, step_size=step)
         evaluation = (attack, *evaluation)
     make = released_code if released else paper_v1
+    # TRADES learns without: its clean term goes on whatever the attack does.
     warmed = cell.method not in ("standard", "trades", "jacobian") and not released
     method = objective(
         cell.method,
@@ -67,9 +70,13 @@ def published(
         eps_warmup=eps_warmup if warmed else 0.0,
         released=released,
     )
+
+    def model(structure: Structure, ads: Ads | None = None) -> SequenceClassifierConfig:
+        return make(structure, preset, ads=ads)
+
     return Experiment(
         dataset=dataset,
-        model=make(cell.structure, preset, ads=cell.ads),
+        model=control(cell.control, model) if cell.control else model(cell.structure, cell.ads),
         objective=method,
         threat=threat,
         attacks=evaluation,
