@@ -1,6 +1,5 @@
 """The main job on the embedded data: every structure, every method, one report."""
 
-import os
 import time
 from pathlib import Path
 
@@ -16,36 +15,36 @@ def run_demo(console: Console, out: Path, *, jobs: int | None, device: str, seed
     Returns the exit status.
     """
     from robustssm.reporting.write import write_report
-    from robustssm.sweep import sweep
+    from robustssm.sweep import Job, Plan, Setup, Sweep
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = jobs or max(1, cores or 1)
     # Long runs first, so that no core is idle at the end.
     names = [
         f"digits.{structure}_{method}"
         for method in reversed(METHODS)
         for structure in ("mamba", *(s for s in STRUCTURES if s != "mamba"))
     ]
-    console.print(
-        f"{len(names)} runs on 8x8 digits, {jobs} at a time; a killed demo can be continued."
+    plan = Plan(
+        grids=(),
+        jobs=tuple(
+            Job(name=name, recipe=name, seed=seed, directory=out / "runs" / name) for name in names
+        ),
     )
     began, failed = time.monotonic(), 0
-    overrides = {"seed": str(seed)}
-    outcomes = sweep(names, out / "runs", jobs=jobs, overrides=overrides, device=device)
-    for number, outcome in enumerate(outcomes, 1):
-        elapsed = time.monotonic() - began
-        head = f"[{elapsed:4.0f} s] {number:2}/{len(names)}  {outcome.recipe:<28}"
-        if outcome.result is None:
-            failed += 1
-            console.print(
-                f"{head} failed: {outcome.error}", markup=False, highlight=False, soft_wrap=True
-            )
-            continue
-        attacks = "  ".join(f"{k} {100 * v:5.1f}" for k, v in outcome.result["attacks"].items())
-        clean = 100 * outcome.result["clean_accuracy"]
+    with Sweep(plan, Setup(device=device), out / "runs", jobs=jobs, backend="local") as sweep:
         console.print(
-            f"{head} clean {clean:5.1f}  {attacks}", markup=False, highlight=False, soft_wrap=True
+            f"{len(names)} runs on 8x8 digits, {max(1, sweep.slots)} at a time; a killed demo can "
+            "be continued."
         )
+        for number, outcome in enumerate(sweep.outcomes(), 1):
+            elapsed = time.monotonic() - began
+            failed += outcome.result is None
+            console.print(
+                f"[{elapsed:4.0f} s] {number:2}/{len(names)}  {outcome.job.name:<28} "
+                f"{outcome.summary}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
     if failed < len(names):
         paths = write_report([out / "runs"], out)
         console.print(f"\nThe report: {paths.html.resolve()}", soft_wrap=True, highlight=False)
