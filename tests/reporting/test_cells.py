@@ -30,9 +30,11 @@ def test_seeds_are_averaged_and_counted(tmp_path):
         write_run(tmp_path / f"{seed}", seed=seed, best=best, last=result(0.9, {"pgd-10": 0.5}))
     (group,) = groups(tmp_path)
     assert [run.seed for run in group.runs] == [0, 1, 2]
-    assert accuracy(group.runs, "pgd-10") == cells.Cell(value="53.0", details=("± 3.0", "3 seeds"))
+    assert accuracy(group.runs, "pgd-10") == cells.Cell(
+        value="53.0", details=("[45.5, 60.5]", "sd 3.0", "3 seeds")
+    )
     gap = cells.difference(group.runs, "pgd-10", level=0.95, marks={})
-    assert (gap.value, gap.details) == ("+3.0", ("± 3.0", "3 seeds"))
+    assert (gap.value, gap.details) == ("+3.0", ("[−4.5, +10.5]", "sd 3.0", "3 seeds"))
 
 
 def test_a_repeated_seed_is_not_another_seed(tmp_path):

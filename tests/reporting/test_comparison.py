@@ -161,4 +161,4 @@ def test_several_seeds_are_averaged_where_they_overstate(tmp_path):
         write_run(tmp_path / f"{seed}", seed=seed, best=best)
     (row,) = made(tmp_path, inflation).groups[0].rows
     assert row.cells[3].value == "+15.0"
-    assert row.cells[3].details == ("± 7.1", "2 seeds")
+    assert row.cells[3].details[1:] == ("sd 7.1", "2 seeds")

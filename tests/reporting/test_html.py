@@ -1,5 +1,8 @@
 """The page: well-formed, alone, escaped, complete."""
 
+import base64
+import dataclasses
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -8,12 +11,20 @@ import pytest
 from robustssm.core.config import from_dict, names, to_dict
 from robustssm.records import Flagged
 from robustssm.reporting import html, write_report
-from robustssm.reporting.base import MISSING, Document, RowGroup, Table
+from robustssm.reporting.base import MISSING, Document, Fold, RowGroup, Section, Table
 from robustssm.reporting.load import load
 from robustssm.reporting.overview import Overview
 from tests.reporting.synthetic import ATTACKS, attacked, curve, result, write_run
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
+CLOSED = {  # what an opening tag may close, by the standard: optional end tags of tables
+    "td": {"td", "th"},
+    "th": {"td", "th"},
+    "tr": {"td", "th", "tr"},
+    "tbody": {"td", "th", "tr", "tbody"},
+    "/thead": {"td", "th", "tr"},
+    "/table": {"td", "th", "tr", "tbody"},
+}
 HOSTILE = "<script>alert('x')</script>\"&'`|*_[a](http://evil.example)\u202e\x00 $x$"
 
 
@@ -28,6 +39,7 @@ class Page(HTMLParser):
         assert self.open == [], "every element is closed"
 
     def handle_starttag(self, tag, attrs):
+        self._close(tag)
         self.handle_startendtag(tag, attrs)
         if tag not in VOID:
             self.open.append(tag)
@@ -40,7 +52,12 @@ class Page(HTMLParser):
                 self.references.append(value)
             self.references += re.findall(r"url\(([^)]*)\)", value or "")
 
+    def _close(self, tag):
+        while self.open and self.open[-1] in CLOSED.get(tag, ()):
+            self.open.pop()
+
     def handle_endtag(self, tag):
+        self._close(f"/{tag}")
         assert self.open.pop() == tag, f"</{tag}> closes what is open"
 
     def handle_data(self, data):
@@ -77,7 +94,8 @@ def test_the_page_needs_nothing_but_itself(text):
     assert page.references, "the page has references to look at"
     assert all(reference.startswith("#") for reference in page.references)
     assert {reference[1:] for reference in page.references} <= set(page.ids)
-    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not {"link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert [attrs for tag, attrs in page.tags if tag == "script"] == [{}]  # its own, inline
     assert "http:" not in text and "https:" not in text and "@import" not in text
 
 
@@ -87,7 +105,7 @@ def test_every_number_of_every_run_is_there(text):
         assert number in words
     for fact in ("robustssm run digits.s4_trades --set seed=1", "0123456789abcdef", "torch 2.11.0"):
         assert fact in words
-    assert "62.5" in words and "± 1.4" in words and "2 seeds" in words  # the mean of two seeds
+    assert "62.5" in words and "sd 1.4" in words and "2 seeds" in words  # the mean of two seeds
 
 
 def test_what_is_left_out_is_listed_with_its_reason(text):
@@ -101,6 +119,48 @@ def test_warnings_stand_above_the_numbers_they_concern(text):
     assert text.index('id="note-w1"') < text.index('href="#note-w1"')
     assert text.index("gradients vanish") < text.index("<table")
     assert re.search(r'<td class="invalid[^>]*><span class="number">60.0</span>', text)
+
+
+def test_the_policy_lets_the_own_script_run_and_no_other(text):
+    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        "style-src 'unsafe-inline'",
+        f"script-src 'sha256-{digest}'",
+    ]
+
+
+def test_a_caption_that_runs_share_is_written_once_in_folds():
+    caption = 'What it is: "quoted" \\ </style> ' + 60 * "x"
+    one = Table(caption=caption, corner="c", columns=(("a",),), groups=(RowGroup(rows=()),))
+    other = dataclasses.replace(one, columns=(("b",),))
+    folds = tuple(
+        Fold(name=f"f{at}", summary="s", blocks=(one, other, one, one)) for at in range(2)
+    )
+    section = Section(name="s", title="S", blocks=(*folds, one))
+    text = html.page(Document(title="T", sections=(section,)))
+    assert text.count(60 * "x") == 3  # in the style, first, and in full outside of folds
+    assert text.count("<span class=c1></span>") == 7
+    (rule,) = re.findall(r'^\.c1::before\{content:"(.*)"\}$', text, flags=re.MULTILINE)
+    assert re.sub(r"\\([0-9a-f]+) ", lambda sign: chr(int(sign[1], 16)), rule) == caption
+    assert not set('"<>') & set(rule)
+
+
+def test_tables_of_the_same_columns_are_joined_in_folds():
+    tables = [
+        Table(caption=c, corner="c", columns=((h,),), groups=(RowGroup(rows=()),))
+        for c, h in (("A", "x"), ("B", "x"), ("C", "x"), ("D", "y"), ("E", "x"))
+    ]
+    made = html.joined(tables)
+    assert [(t.caption, [g.title for g in t.groups]) for t in made] == [
+        ("", ["A", "B", "C"]),
+        ("D", [""]),
+        ("E", [""]),
+    ]
+    noted = dataclasses.replace(tables[1], notes=("n",))
+    assert html.joined([tables[0], noted]) == [tables[0], noted]
 
 
 def test_a_warning_on_both_checkpoints_is_said_once(tmp_path):
@@ -117,10 +177,11 @@ def test_a_warning_on_both_checkpoints_is_said_once(tmp_path):
 
 
 def test_colours_follow_the_reader(text):
-    assert "prefers-color-scheme: dark" in text
+    assert "color-scheme: light dark" in text and "--clean: light-dark(#0072b2, #56b4e9)" in text
     drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
-    assert "var(--clean)" in drawings
-    assert not re.findall(r"(?:fill|stroke): #", drawings)
+    (rules,) = re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL)
+    assert re.search(r"^\.s\d+\{.*var\(--clean\)", rules, flags=re.MULTILINE)
+    assert "style=" in text and not re.findall(r"(?:fill|stroke):\s*#", rules + drawings)
 
 
 def test_texts_from_files_are_escaped_everywhere(tmp_path):
@@ -155,7 +216,8 @@ def test_texts_from_files_are_escaped_everywhere(tmp_path):
     ).unlink()
     paths = write_report([tmp_path / "runs"], tmp_path / "out")
     page = Page(paths.html.read_text())
-    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert [attrs for tag, attrs in page.tags if tag == "script"] == [{}]
     assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
     assert not [ref for ref in page.references if not ref.startswith("#")]
     assert "<script>alert('x')</script>" in " ".join(page.text)  # as text

@@ -1,4 +1,4 @@
-"""The verbs: list, show, run, evaluate, audit, probe, poison, report, demo, doctor."""
+"""The verbs, and what becomes of an error; `robustssm --help` lists them."""
 
 import json
 import sys
@@ -8,18 +8,21 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from robustssm.cli import judging, poison, probing
+from robustssm.cli import exporting, judging, poison, probing, sweeping, tracking
+from robustssm.cli.budget import Budget, EqualBudget, with_epochs
 from robustssm.cli.options import (
     DataDir,
     Device,
+    Devices,
     KeepMemory,
+    Nodes,
     Quiet,
     Set,
     Threads,
     assignments,
     out,
 )
-from robustssm.core.errors import Inapplicable, NonFiniteLoss, RunInUse
+from robustssm.core.errors import Inapplicable, NonFiniteLoss, OutOfMemory, RunInUse
 
 app = typer.Typer(
     name="robustssm",
@@ -38,7 +41,7 @@ def main() -> None:
     """
     try:
         app()
-    except (ValueError, OSError, Inapplicable, RunInUse, NonFiniteLoss) as error:
+    except (ValueError, OSError, Inapplicable, RunInUse, NonFiniteLoss, OutOfMemory) as error:
         Console(stderr=True).print("[bold red]error:[/]", end=" ")
         print(_message(error), file=sys.stderr)  # noqa: T201 - plain: paths must not be wrapped
         sys.exit(2)
@@ -70,6 +73,9 @@ def list_(
 def show(
     recipe: Annotated[str, typer.Argument(help="A recipe, or the directory of a run.")],
     set_: Set = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Show what training costs, in passes, instead.")
+    ] = False,
 ) -> None:
     """Show every setting of a recipe, or of a finished run, as JSON."""
     from robustssm.core.config import override, to_dict
@@ -80,6 +86,12 @@ def show(
         settings = read_recipe(Path(recipe))["experiment"]
     else:
         settings = to_dict(override(make(recipe), assignments(set_)))
+    if cost:
+        from robustssm.core.config import from_dict
+        from robustssm.experiment import Experiment
+        from robustssm.experiment.budget import price
+
+        settings = price(from_dict(Experiment, settings)).to_dict()
     out.print_json(json.dumps(settings))
 
 
@@ -94,8 +106,13 @@ def run(
         bool, typer.Option("--resume", help="Continue the run that is there.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=...")] = None,
+    budget: Budget = None,
+    equal_budget: EqualBudget = None,
+    tensorboard: tracking.TensorBoard = False,
     data_dir: DataDir = None,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     threads: Threads = None,
     keep_memory: KeepMemory = False,
     quiet: Quiet = False,
@@ -108,8 +125,9 @@ def run(
     from robustssm.recipes import recipe as make
 
     changes = assignments(set_) | ({} if seed is None else {"seed": str(seed)})
+    changes = with_epochs(recipe, changes, budget=budget, like=equal_budget, data_dir=data_dir)
     place = directory or Path("runs") / recipe.replace(":", ".")
-    with display(out, quiet=quiet) as shown:
+    with display(out, quiet=quiet) as bars, tracking.tracked(place, bars, tensorboard) as shown:
         record = execute(
             override(make(recipe), changes),
             place,
@@ -118,16 +136,24 @@ def run(
             resume=resume,
             data_dir=data_dir,
             device=device,
+            devices=devices,
+            nodes=nodes,
             threads=threads,
             display=shown,
         )
+    if not record:  # the first of several processes is elsewhere, and prints
+        return
     out.print(result_table(record))
     out.print(f"{place / 'evaluation.json'}", soft_wrap=True, highlight=False)
 
 
+app.command()(tracking.runs)
+app.command()(tracking.compare)
+app.command()(sweeping.sweep)
 app.command()(judging.evaluate)
 app.command()(judging.audit)
 app.command()(probing.probe)
+app.command()(exporting.export)
 app.add_typer(poison.app)
 
 
@@ -139,13 +165,17 @@ def report(
     directory: Annotated[Path, typer.Option("--out", help="Directory for the report.")] = Path(
         "report"
     ),
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Mix results of several versions of robustssm.")
+    ] = False,
 ) -> None:
-    """Write a self-contained HTML report and a Markdown table of runs."""
+    """Write a report of runs: one HTML page that stands alone, Markdown, LaTeX and CSV."""
     from robustssm.reporting.write import write_report
 
-    paths = write_report(runs, directory)
-    for path in (paths.html, paths.markdown):
-        out.print(f"{path}", soft_wrap=True, highlight=False)
+    paths = write_report(runs, directory, mixed=mixed)
+    for path in (paths.html, paths.markdown, paths.latex, paths.results, paths.tables):
+        if path is not None:
+            out.print(f"{path}", soft_wrap=True, highlight=False)
 
 
 @app.command()

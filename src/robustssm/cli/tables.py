@@ -12,27 +12,35 @@ from robustssm import recipes
 from robustssm.core.config import field_types, lookup, names
 from robustssm.records import EvaluationResult, ProbeResult
 from robustssm.reporting import verdicts
-from robustssm.reporting.names import SUITES
+from robustssm.reporting.names import STRUCTURES, SUITES
 
 _STYLES = {"reliable": "bold green", "suspicious": "bold yellow", "unreliable": "bold red"}
 """Of a word that says it too: colour alone says nothing."""
 
 
 def recipes_table(tier: str | None) -> Table:
-    """Tiers with their number of recipes, or every recipe of one tier."""
+    """Tiers with their number of recipes, or every model and training method of one tier."""
     if tier is None:
         table = Table("tier", "what it is", "recipes", title="Recipes")
         for name, (_, about) in recipes.TIERS.items():
             table.add_row(name, about, str(len(recipes.names(name))))
         table.caption = (
             "TIER.STRUCTURE[_ads_ACTIVATION]_METHOD, for example digits.s4_trades; `robustssm list "
-            "TIER` names them all, `robustssm show RECIPE` shows the settings"
+            "TIER` names its models and methods, `robustssm show RECIPE` shows the settings"
         )
         return table
-    table = Table("recipe", "structure", "adaptive scaling", "training")
-    for cell in recipes.cells(tier):
-        table.add_row(cell.name, cell.structure, cell.ads or "", cell.method)
-    table.caption = recipes.TIERS[tier][1]
+    table = Table("model", "what it is", "compare with", title=recipes.TIERS[tier][1])
+    for structure in recipes.STRUCTURES:
+        about = f"{STRUCTURES[structure]}, plain or with adaptive scaling"
+        table.add_row(Text(f"{structure}[_ads_ACTIVATION]"), about, "")
+    for name in dict.fromkeys(cell.control for cell in recipes.controls(tier)):
+        control = recipes.CONTROLS[name]
+        table.add_row(name, control.about, control.beside)
+    table.caption = (
+        f"{tier}.MODEL_METHOD, for example {tier}.s4_ads_relu_trades; "
+        f"ACTIVATION: {', '.join(each for each in recipes.ADS if each)}; "
+        f"METHOD: {', '.join(recipes.METHODS)}"
+    )
     return table
 
 

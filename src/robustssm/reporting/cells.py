@@ -1,23 +1,21 @@
 """Which runs are one cell of a table, and what the cell says: accuracies with their uncertainty."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, Literal
 
 from robustssm.records import Flags, wilson
-from robustssm.reporting import names, verdicts
+from robustssm.reporting import names, variants, verdicts
 from robustssm.reporting.base import MISSING, Cell
+from robustssm.reporting.intervals import of_mean
 from robustssm.reporting.pairs import mcnemar, paired
 from robustssm.reporting.runs import Checkpoint, Run
 
 CLEAN, WORST = "clean", "worst case"
 MINUS = "\N{MINUS SIGN}"
-_IDLE = ("seed", "evaluation_batch_size", "log_every", "keep_every")
-"""Settings in which repetitions may differ: the seed, and what has no effect on a number."""
-_OWN = ("model", "objective", *_IDLE)
+_OWN = ("model", "objective", *variants.IDLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +31,36 @@ class Group:
     repeats: tuple[str, ...] = ()
     """Names of runs that repeat a seed and are not counted."""
 
+    @property
+    def tier(self) -> str:
+        """The tier of its recipes: "digits_paper" of "digits_paper.s4_trades"."""
+        return tier(self.runs[0])
+
+
+def tier(run: Run) -> str:
+    """What stands before the cell in the name of a recipe; empty for recipes of one's own."""
+    return "" if ":" in run.recipe else run.recipe.rpartition(".")[0]
+
 
 def groups(runs: Sequence[Run]) -> tuple[Group, ...]:
     """Sorts runs into cells, in the order of the table.
 
-    Runs with the same structure and method but other settings are never averaged: they get rows of
-    their own, named by the settings in which they differ.
+    Runs with the same structure and method but of another tier of recipes, or with other settings,
+    are never averaged: they get rows of their own, named by the tier, if there are several, and by
+    the settings in which they differ.
     """
-    places: dict[tuple[tuple[str, str], str, str], list[Run]] = {}
+    places: dict[tuple[tuple[str, str], str, str, str], list[Run]] = {}
+    tiers: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         section = (run.dataset, names.threat(run.threat))
-        places.setdefault((section, run.structure, run.method), []).append(run)
+        tiers.setdefault(section, set()).update({tier(run)} - {""})
+        places.setdefault((section, run.structure, run.method, tier(run)), []).append(run)
     made = []
-    for (section, structure, method), members in places.items():
-        for variant, same in _variants(members):
-            counted, repeats = _one_per_seed(same)
+    for (section, structure, method, own), members in places.items():
+        for settings, same in variants.variants(members):
+            words = (own if len(tiers[section]) > 1 else "", settings)
+            variant = ", ".join(word for word in words if word)
+            counted, repeats = variants.one_per_seed(same)
             row = f"{structure} ({variant})" if variant else structure
             made.append(
                 Group(section=section, structure=row, method=method, runs=counted, repeats=repeats)
@@ -72,11 +85,16 @@ def further_differences(members: Sequence[Group]) -> tuple[str, ...]:
         members: Cells that stand beside each other.
     """
     everything = [
-        {key: value for key, value in _stated(run.experiment).items() if key not in _OWN}
+        {key: value for key, value in variants.stated(run.experiment).items() if key not in _OWN}
         for group in members
         for run in group.runs
     ]
-    return _telling([dict(_leaves(settings)) for settings in everything])
+    return variants.telling([dict(variants.leaves(settings)) for settings in everything])
+
+
+def leaves(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted names of settings with their values as text, without those that are null."""
+    return dict(variants.leaves(variants.stated(dict(settings))))
 
 
 def flags(checkpoint: Checkpoint, key: str) -> Flags | None:
@@ -95,7 +113,7 @@ def flags(checkpoint: Checkpoint, key: str) -> Flags | None:
 def accuracy(
     runs: Sequence[Run], checkpoint: str, key: str, *, level: float, marks: Mapping[str, str]
 ) -> Cell:
-    """Accuracy in percent: with its Wilson interval for one run, spread over seeds for several.
+    """Accuracy in percent, with its interval: Wilson's for one run, Student's over several seeds.
 
     Args:
         runs: Runs that differ in their seed alone.
@@ -114,20 +132,38 @@ def accuracy(
 
 
 def share(rows: Sequence[Flags], *, level: float, marks: Mapping[str, str]) -> Cell:
-    """Percentage of examples that hold: with its interval for one run, spread for several.
+    """Percentage of examples that hold, with its interval: over examples, or over seeds.
 
     Args:
         rows: One or more rows of flags.
         level: Confidence of the interval, in (0, 1).
         marks: Label to severity of the notes on this cell.
     """
+    value, (low, high) = centre(rows, level=level)
+    details = (f"[{low:.1f}, {high:.1f}]",)
+    if len(rows) > 1:
+        details += spread([100 * sum(row) / len(row) for row in rows])
+    return _cell(f"{value:.1f}", details, marks)
+
+
+def centre(rows: Sequence[Flags], *, level: float) -> tuple[float, tuple[float, float]]:
+    """Mean in percent and its interval: Wilson's for one row, Student's over several.
+
+    Args:
+        rows: One or more rows of flags.
+        level: Confidence of the interval, in (0, 1).
+    """
     values = [100 * sum(row) / len(row) for row in rows]
     if len(rows) == 1:
         low, high = wilson(sum(rows[0]), len(rows[0]), level=level)
-        details = (f"[{100 * low:.1f}, {100 * high:.1f}]",)
-    else:
-        details = (f"± {stdev(values):.1f}", f"{len(values)} seeds")
-    return _cell(f"{mean(values):.1f}", details, marks)
+        return values[0], (100 * low, 100 * high)
+    low, high = of_mean(values, level=level)
+    return mean(values), (max(0.0, low), min(100.0, high))
+
+
+def spread(values: Sequence[float]) -> tuple[str, ...]:
+    """Standard deviation and number of seeds, in small print."""
+    return f"sd {stdev(values):.1f}", f"{len(values)} seeds"
 
 
 def difference(
@@ -162,7 +198,7 @@ def points(
     marks: Mapping[str, str],
     tested: bool = False,
 ) -> Cell:
-    """First minus second in percentage points: a paired interval, or the spread over several runs.
+    """First minus second in percentage points: a paired interval, or Student's over seeds.
 
     Args:
         pairs: One or more pairs of flags, each pair of the same examples.
@@ -172,7 +208,8 @@ def points(
     """
     values = [100 * (sum(b) - sum(a)) / len(b) for b, a in pairs]
     if len(pairs) > 1:
-        details = (f"± {stdev(values):.1f}", f"{len(values)} seeds")
+        low, high = of_mean(values, level=level)
+        details = (f"[{signed(low)}, {signed(high)}]", *spread(values))
     else:
         low, high = paired(*pairs[0], level=level)
         details = (f"[{signed(100 * low)}, {signed(100 * high)}]",)
@@ -214,54 +251,3 @@ def state(marks: Mapping[str, str]) -> Literal["value", "suspicious", "invalid"]
     if "invalid" in marks.values():
         return "invalid"
     return "suspicious" if "warning" in marks.values() else "value"
-
-
-def _variants(runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:
-    """Sets of runs with equal settings (seed aside), each with the settings that tell it apart."""
-    equal: dict[str, list[Run]] = {}
-    for run in runs:
-        settings = {k: v for k, v in _stated(run.experiment).items() if k not in _IDLE}
-        equal.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-    leaves = {key: dict(_leaves(json.loads(key))) for key in equal}
-    telling = _telling(list(leaves.values()))
-    taken: set[str] = set()
-    for key in sorted(equal):
-        words = [f"{path} = {leaves[key].get(path, 'none')}" for path in telling[:3]]
-        words += [f"and {len(telling) - 3} more"] if len(telling) > 3 else []
-        text = ", ".join(words)
-        while text in taken:
-            text += " \N{PRIME}"
-        taken.add(text)
-        yield text, equal[key]
-
-
-def _stated(value: Any) -> Any:
-    """Settings without those that are null: an older record lacks what later ones leave empty."""
-    if isinstance(value, dict):
-        return {key: _stated(item) for key, item in value.items() if item is not None}
-    return [_stated(item) for item in value] if isinstance(value, list) else value
-
-
-def _telling(settings: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
-    paths = sorted({path for each in settings for path in each})
-    return tuple(p for p in paths if len({each.get(p, "none") for each in settings}) > 1)
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else key)
-    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        for at, item in enumerate(value):
-            yield from _leaves(item, f"{path}.{at}")
-    else:
-        yield path, json.dumps(value).strip('"')
-
-
-def _one_per_seed(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-    """One run per seed, the one started last; a repeated seed says nothing about other seeds."""
-    kept: dict[int, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.provenance.started, run.name)):
-        kept[run.seed] = run
-    counted = tuple(kept[seed] for seed in sorted(kept))
-    return counted, tuple(sorted(run.name for run in runs if run not in counted))

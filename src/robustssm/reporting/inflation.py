@@ -42,8 +42,8 @@ def table(groups: Sequence[Group], *, marks: Marks, level: float) -> Table | Non
             "many steps and one start, and under all correct attacks together, whichever is the "
             "strongest for an example. Differences in points, with their "
             f"{level:.0%} interval, paired on the same examples, and McNemar's exact p; several "
-            "seeds: mean ± standard deviation over seeds. Different step sizes are not accounted "
-            "for."
+            "seeds: Student's interval over seeds, and standard deviation (sd). Different step "
+            "sizes are not accounted for."
         ),
         corner="Model",
         columns=(

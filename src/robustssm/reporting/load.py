@@ -38,7 +38,7 @@ def load(paths: Sequence[Path]) -> Runs:
             every reason is given.
     """
     finished, left_out = [], []
-    for name, path in _named([path for path in paths if not _is_result(path)]):
+    for name, path in named([path for path in paths if not _is_result(path)]):
         run = read(path, name=name)
         (finished if isinstance(run, Run) else left_out).append(run)
     studies, damaged = poison_load.find(paths)
@@ -101,14 +101,18 @@ def _is_result(path: Path) -> bool:
     return path.suffix == ".json" and path.is_file()
 
 
-def _named(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Run directories with short unique names: relative to what was given, never absolute."""
+def named(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Run directories with short unique names: relative to what was given, never absolute.
+
+    Args:
+        paths: Run directories, or directories that hold them at any depth.
+    """
     seen: set[Path] = set()
     taken: set[str] = set()
     for path in paths:
         if not path.is_dir():
             raise ValueError(
-                f"A report reads run directories; {path} is not a directory. "
+                f"Runs are read from their directories; {path} is not a directory. "
                 "Give a run, or a directory that holds runs."
             )
         root = path.resolve()

@@ -15,7 +15,6 @@ from robustssm.reporting.base import (
     Judgements,
     Notes,
     Paragraph,
-    Section,
     Table,
 )
 
@@ -35,9 +34,19 @@ def drawings(document: Document) -> dict[str, str]:
     """File name to SVG, for every figure that `page` refers to."""
     return {
         name: svg
-        for figure in _figures(document.sections)
+        for figure in figures(document)
         for name, svg in zip(_files(figure), figure.panels, strict=True)
     }
+
+
+def figures(document: Document) -> Iterator[Figure]:
+    """Every figure of a document, those in folds too; not in the order of the page."""
+    stack = [block for section in document.sections for block in section.blocks]
+    for block in stack:
+        if isinstance(block, Figure):
+            yield block
+        elif isinstance(block, Fold):
+            stack += block.blocks
 
 
 def escape(text: str) -> str:
@@ -121,12 +130,3 @@ def _files(figure: Figure) -> list[str]:
     if len(figure.panels) == 1:
         return [f"{figure.name}.svg"]
     return [f"{figure.name}-{number}.svg" for number in range(1, len(figure.panels) + 1)]
-
-
-def _figures(sections: tuple[Section, ...]) -> Iterator[Figure]:
-    stack = [block for section in sections for block in section.blocks]
-    for block in stack:
-        if isinstance(block, Figure):
-            yield block
-        elif isinstance(block, Fold):
-            stack += block.blocks

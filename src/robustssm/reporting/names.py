@@ -20,6 +20,10 @@ STRUCTURES = {
     "mamba": "Mamba",
     "lru": "LRU",
     "mamba2": "Mamba-2",
+    "ema": "EMA",
+    "attention": "Attention",
+    "transformer": "Transformer",
+    "cnn": "CNN",
 }
 METHODS = {
     "standard": "Standard",
@@ -33,7 +37,7 @@ METHODS = {
     "jacobian_penalty": "Jacobian penalty",
 }
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "Sigmoid", "tanh": "Tanh"}
-SCALINGS = {"scale": "AdS", "scale_shift": "AdSS"}
+SCALINGS = {"scale": "AdS", "scale_shift": "AdSS", "shift": "shift"}
 RULES = {
     "validation_adversarial_accuracy": "adversarial accuracy on validation data",
     "validation_accuracy": "clean accuracy on validation data",
@@ -81,6 +85,23 @@ def dataset(settings: Mapping[str, Any]) -> str:
     return f"{name} ({PurePath(path).name})" if isinstance(path, str) else name
 
 
+def model(settings: Mapping[str, Any]) -> str:
+    """The structure, with what tells controls apart: "S4 (affine)", "S4 + GLU", "S4 (width 42)".
+
+    Args:
+        settings: Settings of a model, with "name" and possibly "layer", "block" and "d_model".
+    """
+    layer, block = settings.get("layer"), settings.get("block")
+    if not isinstance(layer, Mapping):
+        return structure(settings)
+    name = structure(layer)
+    if isinstance(block, Mapping) and layer["name"] in _MIXED:
+        name += _around(block, scaled=isinstance(layer.get("scaling"), Mapping))
+    width = settings.get("d_model")
+    odd = isinstance(width, int) and width.bit_count() > 1  # the usual widths are powers of two
+    return f"{name} (width {width})" if odd else name
+
+
 def structure(layer: Mapping[str, Any]) -> str:
     """The layer with its adaptive scaling, "S4 + AdS-ReLU".
 
@@ -88,12 +109,34 @@ def structure(layer: Mapping[str, Any]) -> str:
         layer: Settings of a layer, with "name" and possibly "scaling".
     """
     name = STRUCTURES.get(layer["name"], str(layer["name"]))
-    scaling = layer.get("scaling")
+    inner, scaling = layer.get("layer"), layer.get("scaling")
+    if layer["name"] == "bidirectional" and isinstance(inner, Mapping):
+        return f"Bidirectional {structure(inner)}"
     if not isinstance(scaling, Mapping):
         return name
     form, activation = str(scaling.get("form", "scale")), str(scaling.get("activation", ""))
     parts = (SCALINGS.get(form, form), ACTIVATIONS.get(activation, activation))
-    return f"{name} + {'-'.join(part for part in parts if part)}"
+    kinds = ["frozen"] * (scaling.get("trainable") is False)
+    kinds += ["identity start"] * (scaling.get("initial") == "identity")
+    suffix = f" ({', '.join(kinds)})" if kinds else ""
+    return f"{name} + {'-'.join(part for part in parts if part)}{suffix}"
+
+
+_MIXED = ("s4", "s4d", "dss")
+"""Layers after which every preset has an activation and a map across channels."""
+
+
+def _around(block: Mapping[str, Any], *, scaled: bool) -> str:
+    """What a block adds to the name of its layer; nothing in the usual ones."""
+    if block.get("mixing") == "glu":
+        return " + GLU"
+    if block.get("mixing") != "linear" or block.get("norm") == "none":
+        return ""
+    gelus = [block.get(key) == "gelu" for key in ("activation", "mixing_activation")]
+    if not any(gelus) and block.get("activation") == "none":
+        return " (no GELU)" if scaled else " (affine)"
+    # Presets in pre-norm have one GELU, those in post-norm, the paper's, two.
+    return " (one GELU)" if block.get("norm") == "post" and sum(gelus) == 1 else ""
 
 
 def attack(label: str) -> str:

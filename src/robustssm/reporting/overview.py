@@ -1,6 +1,6 @@
 """The overview: the paper's main table and training curves from the records of a set of runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -12,31 +12,34 @@ from robustssm.reporting import (
     comparison,
     curves,
     details,
+    effects,
     figures,
     inflation,
+    ledger,
+    left_out,
     names,
     notes,
+    origins,
     overfitting,
+    published,
     relation_figures,
     tables,
     theory,
+    versions,
 )
 from robustssm.reporting.base import (
     Block,
-    Cell,
     Document,
     Figure,
+    Fold,
     Notes,
     Paragraph,
     Report,
-    Row,
-    RowGroup,
     Section,
-    Table,
 )
-from robustssm.reporting.cells import Group
+from robustssm.reporting.cells import CLEAN, Group
 from robustssm.reporting.notes import Marks, Noted
-from robustssm.reporting.runs import LeftOut, Run, Runs
+from robustssm.reporting.runs import Run, Runs
 
 
 @register("overview")
@@ -57,12 +60,26 @@ class Overview(Report):
         ordered = _in_order(runs.finished, groups)
         noted = notes.of(ordered)
         marks = notes.marks(noted)
+        targets = {run.name: f"run-{number}" for number, run in enumerate(ordered, 1)}
         made = [
             Section(name="about", title="What this is", blocks=_about(runs, groups, noted)),
             Section(
                 name="accuracy",
                 title="Accuracy, clean and under attack",
-                blocks=tuple(self._accuracy(groups, ordered, noted, marks)),
+                blocks=(
+                    *self._accuracy(groups, ordered, noted, marks),
+                    *origins.folds(groups, targets),
+                ),
+            ),
+            Section(
+                name="claims",
+                title="What holds of the papers' claims",
+                blocks=tuple(ledger.blocks(runs, groups, level=self.level)),
+            ),
+            Section(
+                name="effects",
+                title="What the released code's differences do",
+                blocks=tuple(effects.blocks(groups, marks=marks, level=self.level)),
             ),
             Section(
                 name="comparison",
@@ -86,10 +103,10 @@ class Overview(Report):
             Section(
                 name="runs",
                 title="Runs",
-                blocks=tuple(self._runs(ordered, noted, marks)),
+                blocks=tuple(self._runs(ordered, targets, noted, marks)),
             ),
         ]
-        made.append(_left_out(runs))
+        made.append(left_out.section(runs))
         return Document(title=self.title, sections=tuple(s for s in made if s.blocks))
 
     def _accuracy(
@@ -101,6 +118,14 @@ class Overview(Report):
         yield tables.headline(groups, marks=marks, level=self.level)
         for text in _remarks(groups):
             yield Paragraph(text=text)
+        alone = [g for g in groups if published.beside(g, CLEAN, "best") is None]
+        printed = tables.orientation(alone)
+        if printed is not None:
+            yield Fold(
+                name="orientation",
+                summary="Published on other data, for orientation",
+                blocks=(printed,),
+            )
         for number, (section, members) in enumerate(_sections(groups), 1):
             methods = dict.fromkeys(group.method for group in tables.by_method(members))
             rows = list(dict.fromkeys(group.structure for group in members))
@@ -144,8 +169,13 @@ class Overview(Report):
                     ),
                 )
 
-    def _runs(self, runs: Sequence[Run], noted: Sequence[Noted], marks: Marks) -> Iterator[Block]:
-        targets = {run.name: f"run-{number}" for number, run in enumerate(runs, 1)}
+    def _runs(
+        self,
+        runs: Sequence[Run],
+        targets: Mapping[str, str],
+        noted: Sequence[Noted],
+        marks: Marks,
+    ) -> Iterator[Block]:
         yield tables.index(runs, targets, marks=marks, level=self.level)
         for run in runs:
             yield details.fold(run, targets[run.name], noted, marks=marks, level=self.level)
@@ -178,7 +208,8 @@ def _about(runs: Runs, groups: Sequence[Group], noted: Sequence[Noted]) -> tuple
         f"{signs} "
         f"Left out as unfinished or damaged: {len(runs.left_out)}."
     )
-    return (Paragraph(text=text),)
+    mixed = versions.notes(runs)
+    return (Paragraph(text=text), *((Notes(notes=mixed, repeated=True),) if mixed else ()))
 
 
 def _remarks(groups: Sequence[Group]) -> Iterator[str]:
@@ -239,34 +270,4 @@ def _explanations(groups: Sequence[Group], level: float) -> Iterator[Section]:
         name="relation",
         title="Does the theory explain anything?",
         blocks=tuple(relation_figures.blocks(groups, level=level)),
-    )
-
-
-def _left_out(runs: Runs) -> Section:
-    damaged = [file for run in runs.finished for file in run.damaged]
-    made = []
-    if runs.left_out:
-        made.append(_reasons("Runs that are in no table and no figure.", "Run", runs.left_out))
-    if damaged:
-        made.append(
-            _reasons("Files of probes that are in no table and no figure.", "File", damaged)
-        )
-    title = "Unfinished and damaged runs" if runs.left_out else "Damaged files"
-    return Section(name="left-out", title=title, blocks=tuple(made))
-
-
-def _reasons(caption: str, corner: str, left_out: Sequence[LeftOut]) -> Table:
-    return Table(
-        caption=caption,
-        corner=corner,
-        columns=(("State",), ("Reason",)),
-        groups=(
-            RowGroup(
-                rows=tuple(
-                    Row(head=each.name, cells=(Cell(value=each.state), Cell(value=each.reason)))
-                    for each in left_out
-                )
-            ),
-        ),
-        words=2,
     )

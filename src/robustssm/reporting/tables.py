@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from robustssm.reporting import cells, names, verdicts
+from robustssm.reporting import cells, names, published, verdicts
 from robustssm.reporting.base import MISSING, Cell, Row, RowGroup, Table
 from robustssm.reporting.cells import CLEAN, WORST, Group
 from robustssm.reporting.notes import Marks, below
 from robustssm.reporting.runs import Run
 
+_PUBLISHED = ("Published", "Minus published")
 _FIRST_ATTACK = "pgd-10"  # as in the paper; the others follow in the order of the evaluation
 
 
@@ -23,18 +24,22 @@ def headline(groups: Sequence[Group], *, marks: Marks, level: float) -> Table:
     methods = list(dict.fromkeys(group.method for group in by_method(groups)))
     keys = metrics([run for group in groups for run in group.runs])
     sections = list(dict.fromkeys(group.section for group in groups))
+    parts = [(method, key, _printed(groups, method, key)) for method in methods for key in keys]
+    columns: list[tuple[str, ...]] = []
+    for method in methods:
+        for _, key, printed in (part for part in parts if part[0] == method):
+            heads = ("Best", "Last", "Diff", *(_PUBLISHED if printed else ()))
+            columns += [(method, metric_name(key), head) for head in heads]
+        columns.append((method, "Evaluation", "Verdict"))
     return Table(
         caption=_headline_caption(groups, level),
         corner="Structure",
-        columns=tuple(
-            (method, metric_name(key), statistic)
-            for method in methods
-            for key in keys
-            for statistic in ("Best", "Last", "Diff")
-        ),
+        columns=tuple(columns),
         groups=tuple(
-            _section([g for g in groups if g.section == section], methods, keys, marks, level)
-            for section in sections
+            _section(
+                [g for g in groups if g.section == section], parts, marks, level, f"origins-{at}"
+            )
+            for at, section in enumerate(sections, 1)
         ),
         notes=below([run for group in groups for run in group.runs], keys),
     )
@@ -132,28 +137,99 @@ def by_method(groups: Sequence[Group]) -> list[Group]:
     return sorted(groups, key=lambda group: names.rank(names.METHODS, group.method))
 
 
+def orientation(groups: Sequence[Group]) -> Table | None:
+    """Printed rows of the same structures and methods, on the paper's own data.
+
+    Args:
+        groups: Cells that have no published counterpart.
+
+    Returns:
+        The table, or None if the paper has none of them.
+    """
+    rows = []
+    columns = [(data, name) for data in ("MNIST", "CIFAR-10") for name in published.METRICS]
+    for group in groups:
+        structure = group.runs[0].structure
+        found = {data: published.row(data, structure, group.method) for data, _ in columns}
+        if any(found.values()):
+            entries = tuple(_number(found[data], metric) for data, metric in columns)
+            rows.append(Row(head=f"{structure}, {group.method}", cells=entries))
+    if not rows:
+        return None
+    return Table(
+        caption=(
+            "Printed best accuracies of qi2024exploring, version 1, for the same structures and "
+            "methods, on its data, at its sizes and radii: no counterparts of the numbers above, "
+            "from which nothing may be subtracted."
+        ),
+        corner="Structure, method",
+        columns=tuple((data, published.METRICS[metric]) for data, metric in columns),
+        groups=(RowGroup(rows=tuple(dict.fromkeys(rows))),),
+    )
+
+
+def _number(row: published.Published | None, metric: published.Metric) -> Cell:
+    value = row.numbers.get((metric, "best")) if row else None
+    return MISSING if value is None else Cell(value=f"{value:.2f}")
+
+
+def _printed(groups: Sequence[Group], method: str, key: str) -> bool:
+    """Whether any of the cells has a published number beside it."""
+    own = (group for group in groups if group.method == method)
+    return any(published.beside(group, key, "best") is not None for group in own)
+
+
 def _section(
     groups: Sequence[Group],
-    methods: Sequence[str],
-    keys: Sequence[str],
+    parts: Sequence[tuple[str, str, bool]],
     marks: Marks,
     level: float,
+    target: str,
 ) -> RowGroup:
-    at = {(group.structure, group.method): group.runs for group in groups}
+    at = {(group.structure, group.method): group for group in groups}
     labels = set(metrics([run for group in groups for run in group.runs])) - {CLEAN, WORST}
     rows = []
     for structure in dict.fromkeys(group.structure for group in groups):
         row: list[Cell] = []
-        for method in methods:
-            for key in keys:
-                runs = at.get((structure, method), ())
-                if key == WORST:  # over fewer attacks it would be another number
-                    runs = [run for run in runs if _attacked_by(run, labels)]
-                row += _triple(runs, key, marks, level)
-        rows.append(Row(head=structure, cells=tuple(row)))
+        for place, (method, key, printed) in enumerate(parts):
+            group = at.get((structure, method))
+            runs = group.runs if group else ()
+            if key == WORST:  # over fewer attacks it would be another number
+                runs = tuple(run for run in runs if _attacked_by(run, labels))
+            row += _triple(runs, key, marks, level)
+            if printed:
+                row += _beside(group, runs, key, level)
+            if place + 1 == len(parts) or parts[place + 1][0] != method:
+                row.append(_judged(group))
+        rows.append(Row(head=structure, cells=tuple(row), target=target))
     dataset, threat = groups[0].section
     size = sizes([run for group in groups for run in group.runs])
     return RowGroup(rows=tuple(rows), title=f"{dataset}: {threat}; n = {size}")
+
+
+def _beside(group: Group | None, runs: Sequence[Run], key: str, level: float) -> tuple[Cell, Cell]:
+    """The published best, and ours minus it, in points; nothing where nothing is printed."""
+    value = published.beside(group, key, "best") if group else None
+    own = [cells.flags(r.checkpoints["best"], key) for r in runs if "best" in r.checkpoints]
+    there = [flags for flags in own if flags]
+    if value is None:
+        return MISSING, MISSING
+    printed = Cell(value=f"{value:.2f}")
+    if not there:
+        return printed, MISSING
+    mean, (low, high) = cells.centre(there, level=level)
+    ends = f"[{cells.signed(low - value)}, {cells.signed(high - value)}]"
+    return printed, Cell(value=cells.signed(mean - value), details=(ends,))
+
+
+def _judged(group: Group | None) -> Cell:
+    """The worst verdict on the evaluations of a cell, and on how many runs where they differ."""
+    if group is None:
+        return MISSING
+    word = verdicts.worst([run.verdict for run in group.runs])
+    number = sum(run.verdict == word for run in group.runs)
+    details = () if number == len(group.runs) else (f"{number} of {len(group.runs)} seeds",)
+    return Cell(value=word, details=details, tone=word)
 
 
 def _attacked_by(run: Run, labels: set[str]) -> bool:
@@ -201,12 +277,20 @@ def _headline_caption(groups: Sequence[Group], level: float) -> str:
     text = [
         "Accuracy in percent. Best is one checkpoint for all its columns, chosen by the rule "
         "stated above; Last is the final epoch; Diff is Best minus Last, in points.",
-        f"Brackets: {level:.0%} interval over test examples (accuracies: Wilson; Diff: paired on "
-        f"the same examples), n = {sizes(runs)}.",
+        f"Brackets: {level:.0%} interval; of one run over test examples (accuracies: Wilson; Diff: "
+        f"paired on the same examples), n = {sizes(runs)}"
+        f"{_SEEDS if several else '.'}",
     ]
-    if several:
-        text.append("Several seeds: mean \N{PLUS-MINUS SIGN} standard deviation over seeds.")
+    if any(published.beside(g, key, "best") is not None for g in groups for key in metrics(runs)):
+        text.append(
+            "Published: best of version 1 of qi2024exploring, one run, where data, radius, size "
+            "and epochs are the same; Minus published: ours minus it, our interval only."
+        )
     if WORST in metrics(runs):
         text.append("Worst case: right on the clean example and under every attack.")
+    text.append("Verdict: whether the evaluations can be believed, the worst over seeds.")
     text.append("\N{EN DASH}: no finished run measured this.")
     return " ".join(text)
+
+
+_SEEDS = "; of several seeds over these, Student's around their mean, with standard deviation (sd)."

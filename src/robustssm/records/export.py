@@ -1,0 +1,95 @@
+"""Copies of what reports read of runs: records without weights, small enough to be published."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustssm.records.files import read_json, write_bytes
+from robustssm.records.steps import StepRecord, read_records
+
+_WHOLE = ("recipe.json", "provenance.json", "evaluation.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """One finished run and its copy."""
+
+    run: Path
+    copy: Path
+    bytes: int
+    """Of all files of the copy."""
+
+
+def finished_runs(paths: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Finished runs at or below the paths, each with its place below the path it was found under.
+
+    Raises:
+        ValueError: If a path is not a directory.
+    """
+    for root in paths:
+        if not root.is_dir():
+            raise ValueError(
+                f"Runs are exported from directories; {root} is not a directory. "
+                "Give a run, or a directory that holds runs."
+            )
+        for recipe in sorted(root.rglob("recipe.json")):
+            run = recipe.parent
+            if (run / "evaluation.json").exists():
+                yield run, run.relative_to(root) if run != root else Path(root.resolve().name)
+
+
+def export(paths: Sequence[Path], out: Path, *, probes: bool = False) -> Iterator[Exported]:
+    """Copies the records of finished runs, without weights, journals and single training steps.
+
+    A copy is a run directory to `robustssm report`, `runs` and `compare`; it can be neither resumed
+    nor evaluated again. A copy that is there already is replaced.
+
+    Args:
+        paths: Run directories, or directories that hold them at any depth.
+        out: Where the copies go, under the same names.
+        probes: Whether what probes measured is copied too, which can be large.
+
+    Raises:
+        ValueError: If a path is not a directory, a file is damaged, two runs have one name, or
+            nothing is finished.
+    """
+    found: dict[Path, Path] = {}
+    for run, name in finished_runs(paths):
+        if name in found:
+            raise ValueError(
+                f"Exported runs must have different names; {found[name]} and {run} are both "
+                f"'{name}'. Export them to different directories."
+            )
+        found[name] = run
+    if not found:
+        where = ", ".join(str(path) for path in paths) or "nothing"
+        raise ValueError(
+            f"An export needs at least one finished run, a directory with {' and '.join(_WHOLE)}; "
+            f"found none in {where}. Finish a run with `robustssm run RECIPE` (--resume goes on)."
+        )
+    for name, run in found.items():
+        yield _copy(run, out / name, probes=probes)
+
+
+def _copy(run: Path, copy: Path, *, probes: bool) -> Exported:
+    content = {name: _compact(run / name) for name in _WHOLE}
+    if (run / "metrics.jsonl").exists():
+        epochs = [_rounded(r) for r in read_records(run / "metrics.jsonl") if r.kind == "epoch"]
+        content["metrics.jsonl"] = "".join(f"{record.to_line()}\n" for record in epochs)
+    if probes:
+        for path in sorted((run / "probes").glob("*.json")):
+            content[f"probes/{path.name}"] = _compact(path)
+    for name, text in content.items():
+        write_bytes(copy / name, text.encode())
+    return Exported(run=run, copy=copy, bytes=sum(len(text.encode()) for text in content.values()))
+
+
+def _compact(path: Path) -> str:
+    return json.dumps(read_json(path), separators=(",", ":"), allow_nan=True) + "\n"
+
+
+def _rounded(record: StepRecord) -> StepRecord:
+    """Seven digits: all that a float32 has."""
+    values = {key: float(f"{value:.7g}") for key, value in record.values.items()}
+    return StepRecord(kind=record.kind, epoch=record.epoch, step=record.step, values=values)
