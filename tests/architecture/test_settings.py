@@ -11,6 +11,7 @@ EVERYTHING = [(kind, name) for kind in PACKAGES for name in names(kind)]
 
 REQUIRED = {
     ("dataset", "arrays"): {"path": "a.npz"},
+    ("dataset", "parquet"): {"path": "a"},
     ("model", "sequence_classifier"): {"layer": "s4"},
 }
 """Fields without a default, for classes that have some and offer no `samples()`."""

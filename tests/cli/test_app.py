@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -79,7 +80,7 @@ def test_probe_writes_what_it_found_and_says_what_is_not_covered(run_directory):
 def test_report_writes_html_and_markdown(run_directory, tmp_path):
     result = call("report", run_directory, "--out", tmp_path)
     paths = [line for line in result.output.split() if line.startswith(str(tmp_path))]
-    assert len(paths) == 2
+    assert len(paths) == 5 and all(Path(path).exists() for path in paths)
     assert "S5" in (tmp_path / "report.md").read_text()
 
 

@@ -1,7 +1,5 @@
 """The evaluation of a model that is not ours: a function that makes it, a file of examples."""
 
-import importlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +10,7 @@ from torch import nn
 from robustssm.attacks.threat import Threat
 from robustssm.core.config import from_dict
 from robustssm.core.errors import violation
+from robustssm.core.imports import named
 from robustssm.core.placement import Placement, cpu_threads
 from robustssm.core.provenance import collect
 from robustssm.core.rng import Streams
@@ -103,23 +102,7 @@ def audit(
 
 
 def _model(function: str) -> LogitsFn:
-    module, colon, name = function.partition(":")
-    if not colon or not module or not name:
-        raise ValueError(
-            violation(
-                "The model", "be given as MODULE:FUNCTION", f"'{function}'", "E.g. my_net:build."
-            )
-        )
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # modules beside the user, as `python -m` has them
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise
-        raise ValueError(f"There is no module '{module}' to import from here.") from None
-    except AttributeError:
-        raise ValueError(f"The module '{module}' has nothing called '{name}'.") from None
+    made = named(function, what="The model")
     model = made if isinstance(made, nn.Module) else made()
     if not callable(model):
         raise ValueError(

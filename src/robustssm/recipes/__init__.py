@@ -9,9 +9,10 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from robustssm.core.errors import unknown
+from robustssm.core.errors import unknown, violation
+from robustssm.core.imports import named
 from robustssm.recipes.controls import CONTROLS
 
 if TYPE_CHECKING:
@@ -130,14 +131,14 @@ def _known() -> Mapping[str, Cell]:
 
 
 def _own(name: str) -> Callable[[], "Experiment"]:
-    module_name, _, function = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
+    function = named(name, what="A recipe")
+    if not callable(function):
         raise ValueError(
-            f"A recipe 'module:function' must be importable; got '{name}': {error}. "
-            "Run from the directory that holds the module, or install it."
-        ) from None
-    if not callable(getattr(module, function, None)):
-        raise ValueError(unknown(f"function of {module_name}", function, vars(module)))
-    return getattr(module, function)
+            violation(
+                f"'{name}'",
+                "be a function that returns an Experiment",
+                type(function).__name__,
+                "Wrap the value in a function without arguments.",
+            )
+        )
+    return cast("Callable[[], Experiment]", function)

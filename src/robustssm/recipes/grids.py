@@ -7,12 +7,12 @@ from robustssm.core.errors import unknown
 from robustssm.recipes.controls import CONTROLS
 
 _TABLES = {
-    "dataset.test": "360",
+    "dataset.test": "300",
     "evaluation_examples": "null",
     "attacks": '[{"name": "pgd", "steps": 10, "step_size": 0.25}, {"name": "autoattack"}]',
 }
-"""On digits: a test split of 20 %, all of it attacked by PGD-10 and by AutoAttack."""
-_ALL_TESTED = {"dataset.test": "360", "evaluation_examples": "null"}
+"""On digits: a test split of one sixth, all of it attacked by PGD-10 and by AutoAttack."""
+_ALL_TESTED = {"dataset.test": "300", "evaluation_examples": "null"}
 """On digits_paper and digits_released: the same examples, under the attacks of the tier."""
 _TABLE1_STRUCTURES = ("mega", "mamba", "s5", "s4", "dss")
 _TABLE1_METHODS = ("trades", "pgd", "yopo", "free", "standard")

@@ -77,8 +77,12 @@ def inline(svg: str, *, title: str, shared: Shared, wide: bool = False) -> str:
     )
 
 
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
 def _reduced(svg: str) -> Element:
     """The drawing without names nobody refers to, groups of one, and what cannot be seen."""
+    svg = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", svg)  # matplotlib writes them as they come
     root = ElementTree.fromstring(svg)
     used = set(re.findall(r'href="#([^"]*)"', svg)) | set(re.findall(r"url\(#([^)]*)\)", svg))
     for element in root.iter():

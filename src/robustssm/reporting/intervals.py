@@ -60,7 +60,8 @@ def student_tail(t: float, df: float) -> float:
 
     Oracle: scipy.stats.t (tests/reporting/test_intervals.py), relative error below 1e-9.
     """
-    return 1.0 if t == 0 else _beta(df / (df + t * t), df / 2, 0.5)
+    square = t * t
+    return _beta(df / (df + square), square / (df + square), df / 2, 0.5)
 
 
 def student_quantile(p: float, df: float) -> float:
@@ -86,14 +87,17 @@ def student_quantile(p: float, df: float) -> float:
     return (low + high) / 2
 
 
-def _beta(x: float, a: float, b: float) -> float:
-    """Regularised incomplete beta function I_x(a, b), by its continued fraction."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
+def _beta(x: float, rest: float, a: float, b: float) -> float:
+    """Regularised incomplete beta function I_x(a, b), by its continued fraction; rest = 1 - x.
+
+    The rest is given, as the difference would have lost its digits where x is close to 1.
+    """
+    if x <= 0 or rest <= 0:
+        return float(x > 0)
     if x > (a + 1) / (a + b + 2):  # where the fraction of the mirrored one converges faster
-        return 1 - _beta(1 - x, b, a)
+        return 1 - _beta(rest, x, b, a)
     logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    front = math.exp(logarithm + a * math.log(x) + b * math.log1p(-x)) / a
+    front = math.exp(logarithm + a * math.log(x) + b * math.log(rest)) / a
     # Lentz's method for 1 + d1 / (1 + d2 / (1 + ...)), by which the front is divided.
     fraction, c, d = 1.0, 1.0, 0.0
     for step in range(1, 1000):
