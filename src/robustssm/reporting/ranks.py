@@ -58,9 +58,9 @@ def interval(rho: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
 
     Source: bonett2000sample.
     """
-    if abs(rho) == 1:  # z is infinite; the nearest rho that n values could have had instead
-        rho = math.copysign(1 - 6 / (n * (n * n - 1)), rho)
-        low, high = interval(rho, n, level=level)
+    nearest = 1 - 6 / (n * (n * n - 1))  # to one, that n different values could have had
+    if abs(rho) > nearest:  # one, up to rounding, where z is infinite
+        low, high = interval(math.copysign(nearest, rho), n, level=level)
         return (low, 1.0) if rho > 0 else (-1.0, high)
     half = NormalDist().inv_cdf(0.5 + level / 2) * math.sqrt((1 + rho * rho / 2) / (n - 3))
     return math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)

@@ -62,9 +62,15 @@ class Run:
 
     @property
     def structure(self) -> str:
-        """Display name of the layer, with its adaptive scaling."""
+        """Display name of the layer, with its adaptive scaling and what tells controls apart.
+
+        Not in the tiers of the paper's text and of its released code, whose blocks differ: there
+        the same structure is to stand under the same name.
+        """
         model = self.experiment["model"]
-        return names.structure(model["layer"] if "layer" in model else model)
+        if self.recipe.partition(".")[0].endswith(("_paper", "_released")):
+            return names.structure(model["layer"] if "layer" in model else model)
+        return names.model(model)
 
     @property
     def method(self) -> str:

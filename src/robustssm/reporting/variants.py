@@ -6,7 +6,7 @@ from typing import Any
 
 from robustssm.reporting.runs import Run
 
-IDLE = ("seed", "evaluation_batch_size", "log_every", "keep_every")
+IDLE = ("seed", "evaluation_batch_size", "log_every", "keep_every", "micro_batches")
 """Settings in which repetitions may differ: the seed, and what has no effect on a number."""
 
 
