@@ -17,6 +17,7 @@ from robustssm.training.pgd_training import PGDTraining
 from robustssm.training.selection import Rule
 from robustssm.training.standard import Standard
 from robustssm.training.trades import Trades
+from robustssm.training.warmup import EpsWarmup
 from robustssm.training.weight_perturbation import AdversarialWeightPerturbation
 from robustssm.training.yopo import Yopo
 
@@ -28,7 +29,7 @@ def objective(
     attack: Attack,
     kl_attack: Attack,
     beta: float,
-    eps_warmup: float = 0.0,
+    eps_warmup: EpsWarmup = 0.0,
     released: bool = False,
 ) -> Objective:
     """The objective of a method.
@@ -39,7 +40,7 @@ def objective(
         attack: Inner attack of PGD training, also under weight perturbation.
         kl_attack: Inner attack of TRADES and MART.
         beta: Weight of the robust term of TRADES.
-        eps_warmup: Share of training over which eps rises linearly from 0.
+        eps_warmup: Share of training over which eps rises linearly from 0, or begin and end.
         released: Free training and YOPO as the code released with qi2024exploring ran them.
 
     Raises:

@@ -21,6 +21,7 @@ from robustssm.recipes.methods import objective, selection
 from robustssm.training.monitor import Monitor
 from robustssm.training.optim import AdamW
 from robustssm.training.schedule import Schedule
+from robustssm.training.warmup import EpsWarmup
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,18 @@ class _Task:
     epochs: int
     last: bool
     """Whether the head reads the last token, as the answer is due at the end."""
+    warmup: EpsWarmup = 0.5
 
 
+HELD = (0.4, 0.8)
+"""Tasks that stay at chance for epochs until the marks are found: they must be found first."""
 TASKS = {
-    "copying": _Task(Copying(), Threat(norm="linf", eps=0.18, channels=(0,)), epochs=20, last=True),
-    "adding": _Task(Adding(), Threat(norm="linf", eps=0.07, channels=(0,)), epochs=20, last=True),
+    "copying": _Task(
+        Copying(), Threat(norm="linf", eps=0.18, channels=(0,)), epochs=20, last=True, warmup=HELD
+    ),
+    "adding": _Task(
+        Adding(), Threat(norm="linf", eps=0.07, channels=(0,)), epochs=20, last=True, warmup=HELD
+    ),
     "tones": _Task(Tones(), Threat(norm="linf", eps=0.06, bounds=(-1, 1)), epochs=10, last=False),
 }
 
@@ -52,7 +60,7 @@ def experiment(cell: Cell) -> Experiment:
             attack=inner,
             kl_attack=replace(inner, loss="kl", start="normal"),
             beta=3.0,
-            eps_warmup=0.5,
+            eps_warmup=task.warmup,
         ),
         threat=task.threat,
         attacks=(PGD(steps=10, step_size=0.25), PGD(steps=50, step_size=0.1, restarts=2)),

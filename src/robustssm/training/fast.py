@@ -21,8 +21,8 @@ from robustssm.core.modes import mode
 from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier
 from robustssm.training.objective import Memory, Objective, Update
-from robustssm.training.pgd_training import ramped
 from robustssm.training.standard import accuracy
+from robustssm.training.warmup import EpsWarmup, ramped
 
 _NEW = 0.5  # weight of a new check in the figures that the alarm compares
 
@@ -48,7 +48,7 @@ class Fast(Objective):
     """Fraction of eps."""
     start: Literal["uniform", "none"] = "uniform"
     """"none" is training by FGSM, which overfits far sooner."""
-    eps_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eps_warmup: EpsWarmup = 0.0
     """Share of training over which eps rises linearly from 0."""
     check: Attack = PGD(steps=4, step_size=0.5)
     """An attack of smaller steps that still crosses the threat set. Two such steps are too few: on

@@ -19,8 +19,8 @@ from robustssm.core.types import Classifier
 from robustssm.ops import balls
 from robustssm.training.objective import Memory, Objective, Update
 from robustssm.training.perturbation import region_of, require_plain_linf
-from robustssm.training.pgd_training import ramped
 from robustssm.training.standard import accuracy
+from robustssm.training.warmup import EpsWarmup, ramped
 
 RELEASED_EPS = 4 / 255
 
@@ -47,7 +47,7 @@ class Free(Objective):
     """Passes over each batch, m in the source."""
     step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Fraction of eps."""
-    eps_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eps_warmup: EpsWarmup = 0.0
     """Share of training over which eps rises linearly from 0."""
     variant: Literal["paper", "released"] = "paper"
 

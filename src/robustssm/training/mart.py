@@ -20,8 +20,9 @@ from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier
 from robustssm.ops import divergence
 from robustssm.training.objective import Memory, Objective, Update
-from robustssm.training.pgd_training import ramped, with_attack
+from robustssm.training.pgd_training import with_attack
 from robustssm.training.standard import accuracy
+from robustssm.training.warmup import EpsWarmup, ramped
 
 
 @register("mart")
@@ -40,7 +41,7 @@ class Mart(Objective):
     threat: Threat
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
     attack: Attack = PGD(start="normal", keep="last")
-    eps_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eps_warmup: EpsWarmup = 0.0
     """Share of training over which eps rises linearly from 0."""
 
     def passes(self, num_classes: int) -> Passes | None:

@@ -2,10 +2,8 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Annotated
 
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,8 +17,8 @@ from robustssm.core.modes import mode
 from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier
 from robustssm.training.objective import Memory, Objective, Update
-from robustssm.training.schedule import Schedule
 from robustssm.training.standard import accuracy
+from robustssm.training.warmup import EpsWarmup, ramped
 
 
 @register("pgd_training")
@@ -36,7 +34,7 @@ class PGDTraining(Objective):
     threat: Threat
     attack: Attack = PGD(keep="last")
     """Published runs train on the last iterate, not on the best."""
-    eps_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eps_warmup: EpsWarmup = 0.0
     """Share of training over which eps rises linearly from 0."""
 
     def passes(self, num_classes: int) -> Passes | None:
@@ -74,18 +72,6 @@ class PGDTraining(Objective):
             cls(threat=Threat(norm="l2", eps=0.5), attack=PGD(steps=2)),
             cls(threat=Threat(eps=0.1), attack=FGSM(start="uniform", step_size=1.25)),
         )
-
-
-def ramped(threat: Threat, warmup: float, progress: float) -> Threat:
-    """The threat with its eps scaled by a linear rise over the share `warmup` of training.
-
-    Args:
-        threat: The threat at full strength.
-        warmup: Share of training, in [0, 1).
-        progress: How far training is, in [0, 1].
-    """
-    factor = Schedule(shape="constant", warmup=warmup).factor(progress)
-    return dataclasses.replace(threat, eps=threat.eps * factor)
 
 
 def with_attack(attack: Attack, own: int, num_classes: int) -> Passes | None:

@@ -21,9 +21,10 @@ from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier
 from robustssm.ops import divergence
 from robustssm.training.objective import Memory, Objective, Update
-from robustssm.training.pgd_training import ramped, with_attack
+from robustssm.training.pgd_training import with_attack
 from robustssm.training.schedule import Schedule
 from robustssm.training.standard import accuracy
+from robustssm.training.warmup import EpsWarmup, ramped
 
 
 @register("trades")
@@ -41,7 +42,7 @@ class Trades(Objective):
     threat: Threat
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
     attack: Attack = PGD(loss="kl", start="normal", keep="last")
-    eps_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eps_warmup: EpsWarmup = 0.0
     """Share of training over which eps rises linearly from 0."""
     beta_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of training over which beta rises linearly from 0."""

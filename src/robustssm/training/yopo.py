@@ -20,8 +20,8 @@ from robustssm.core.rng import Noise
 from robustssm.core.types import Classifier, SplitClassifier
 from robustssm.training.objective import Memory, Objective, Update
 from robustssm.training.perturbation import region_of, require_plain_linf
-from robustssm.training.pgd_training import ramped
 from robustssm.training.standard import accuracy
+from robustssm.training.warmup import EpsWarmup, ramped
 
 RELEASED_DECAY = 5e-4
 
@@ -58,7 +58,7 @@ class Yopo(Objective):
     """Steps through the first layer after each, n in the source."""
     step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.25
     """Fraction of eps."""
-    eps_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    eps_warmup: EpsWarmup = 0.0
     """Share of training over which eps rises linearly from 0."""
     variant: Literal["paper", "released"] = "paper"
 
