@@ -74,6 +74,7 @@ def test_standard_training_solves_the_task(tier, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_pgd_training_on_tones_resists(tmp_path):
-    record = run(recipes.recipe("tones.s4d_pgd"), tmp_path / "run", device="cpu")
-    assert record["robust_accuracy"] >= 0.9
+@pytest.mark.parametrize("tier", TIERS)
+def test_pgd_training_resists(tier, tmp_path):
+    record = run(recipes.recipe(f"{tier}.s4d_pgd"), tmp_path / "run", device="cpu")
+    assert record["robust_accuracy"] >= 0.85

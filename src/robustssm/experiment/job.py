@@ -82,7 +82,7 @@ def carry_out(
     with cpu_threads(threads):
         if placement.rank:
             placement.told(None)  # from here on the directory is the first one's
-            Fit(job.experiment, place, splits, placement, display, job.save_seconds)()
+            _fit(job, place, splits, placement, display)
             return {}
         with place.locked():
             record = _first(job, place, splits, placement, display)
@@ -105,13 +105,7 @@ def _first(
     provenance = collect(seed=experiment.seed, device=placement.describe())
     place.begin(recipe, provenance, resume=job.resume)
     placement.told(None)
-    try:
-        Fit(experiment, place, splits, placement, display, job.save_seconds)()
-    except NonFiniteLoss as error:
-        raise NonFiniteLoss(
-            f"{error} The last good checkpoint is {place.checkpoint('last')}. Lower the "
-            "learning rate (--set optimizer.lr=...) and train in a new directory."
-        ) from None
+    _fit(job, place, splits, placement, display)
     return assess(
         experiment,
         place,
@@ -121,3 +115,15 @@ def _first(
         provenance=provenance,
         options=Options(resume=None if job.resume else False),
     )
+
+
+def _fit(
+    job: Job, place: RunDirectory, splits: Splits, placement: Placement, display: Display
+) -> None:
+    try:
+        Fit(job.experiment, place, splits, placement, display, job.save_seconds)()
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(
+            f"{error} The last good checkpoint is {place.checkpoint('last')}. Lower the "
+            "learning rate (--set optimizer.lr=...) and train in a new directory."
+        ) from None

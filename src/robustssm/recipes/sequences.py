@@ -2,7 +2,8 @@
 
 The radius of each threat is one that the rule behind the data withstands, so that a model could be
 right on every example under attack; it may not touch the marks, which decide which values count.
-On `copying` and `adding`, PGD training from scratch has not left chance yet (docs/data.md).
+On `copying` and `adding` eps stays at 0 until the marks are found, without which PGD training did not
+leave chance (docs/data.md).
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ class _Task:
 
 
 HELD = (0.4, 0.8)
-"""Tasks that stay at chance for epochs until the marks are found: they must be found first."""
+"""When eps rises where training stays at chance for epochs, until it has found the marks."""
 TASKS = {
     "copying": _Task(
         Copying(), Threat(norm="linf", eps=0.18, channels=(0,)), epochs=20, last=True, warmup=HELD
