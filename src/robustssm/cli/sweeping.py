@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from robustssm.cli.budget import Budget, EqualBudget
 from robustssm.cli.options import DataDir, Device, KeepMemory, Quiet, Set, assignments, out
 
 
@@ -37,41 +38,54 @@ Retries = Annotated[
         min=0, help="More attempts at a run whose process died, or that ran out of memory."
     ),
 ]
+Seeds = Annotated[
+    str, typer.Option(help="How many (3: seeds 0, 1, 2), or which ones (3,7,11; 7, for one).")
+]
+Out = Annotated[
+    Path, typer.Option("--out", help="Runs go to OUT/CELL/seed_S; grids share them there.")
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Runs at a time; by default what cores or GPUs hold.")
+]
+Backend = Annotated[
+    Where, typer.Option(help="Processes here, or Ray; auto: Ray where there is an address.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster: HOST:6379, or auto on one of its nodes.")
+]
 
 
 def sweep(
     asked: Asked,
-    seeds: Annotated[
-        str, typer.Option(help="How many (3: seeds 0, 1, 2), or which ones (3,7,11; 7, for one).")
-    ] = "1",
-    directory: Annotated[
-        Path, typer.Option("--out", help="Runs go to OUT/CELL/seed_S; grids share them there.")
-    ] = Path("runs"),
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time; by default what cores or GPUs hold.")
-    ] = None,
+    seeds: Seeds = "1",
+    directory: Out = Path("runs"),
+    jobs: Jobs = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each run.")] = 1,
     set_: Set = None,
+    budget: Budget = None,
+    equal_budget: EqualBudget = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     retries: Retries = 1,
-    backend: Annotated[
-        Where, typer.Option(help="Processes here, or Ray; auto: Ray where there is an address.")
-    ] = Where.auto,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster: HOST:6379, or auto on one of its nodes.")
-    ] = None,
+    backend: Backend = Where.auto,
+    address: Address = None,
     keep_memory: KeepMemory = False,
     quiet: Quiet = False,
 ) -> None:
     """Run grids of recipes with several seeds; kill it at any time and give it again to go on."""
     from robustssm.cli.sweep_table import summary, watching
     from robustssm.sweep import Outcome, Setup, Sweep, lay_out
+    from robustssm.sweep.budget import with_budget
     from robustssm.sweep.job import LOG
 
     began = time.monotonic()
     chosen = seeds_of(seeds)
-    plan = lay_out(asked, seeds=chosen, out=directory, overrides=assignments(set_))
+    plan = with_budget(
+        lay_out(asked, seeds=chosen, out=directory, overrides=assignments(set_)),
+        passes=budget,
+        like=equal_budget,
+        data_dir=data_dir,
+    )
     setup = Setup(threads=threads, device=device, data_dir=data_dir)
     outcomes: list[Outcome] = []
     with (

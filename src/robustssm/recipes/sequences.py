@@ -2,8 +2,8 @@
 
 The radius of each threat is one that the rule behind the data withstands, so that a model could be
 right on every example under attack; it may not touch the marks, which decide which values count.
-On `copying` and `adding` eps stays at 0 until the marks are found, without which PGD training did not
-leave chance (docs/data.md).
+On `copying` and `adding` eps stays at 0 until the marks are found, without which PGD training did
+not leave chance (docs/data.md).
 """
 
 from dataclasses import dataclass, replace
