@@ -7,9 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from robustssm.core.rng import Noise
+from robustssm.layers.attention import AttentionConfig
+from robustssm.models.classifier import SequenceClassifierConfig
 from robustssm.models.cnn import CNNConfig
+from robustssm.models.positions import sines
 from robustssm.models.tokens import Patches
-from robustssm.models.transformer import TransformerConfig, sines
+from robustssm.models.transformer import TransformerConfig
 from robustssm.testing.models import check_model
 
 
@@ -49,6 +52,12 @@ def test_only_the_positions_tell_tokens_apart():
     assert (model(x) - model(x.flip(1))).abs().max() > 1e-4
     model.positions.zero_()
     torch.testing.assert_close(model(x), model(x.flip(1)), rtol=0, atol=1e-12)
+
+
+def test_sines_need_pairs_of_channels():
+    config = SequenceClassifierConfig(layer=AttentionConfig(), d_model=7, positions="sines")
+    with pytest.raises(ValueError, match="even d_model"):
+        config.build(shape=(6, 2), num_classes=3, noise=Noise(0))
 
 
 def test_a_network_of_two_convolutions_by_hand():

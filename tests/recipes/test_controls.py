@@ -71,8 +71,9 @@ def test_controls_change_one_thing_of_the_model():
         assert changed(tier, "s4_wide", "s4") == ["d_model"]
         for name, beside in (("s4_affine_ads", "s4_affine"), ("s4_ads_shift", "s4_ads_relu")):
             assert changed(tier, name, beside) == ["layer"]
-        for name in ("s4_bidirectional", "attention", "ema"):
+        for name in ("s4_bidirectional", "ema"):
             assert changed(tier, name, "s4") == ["layer"]
+        assert changed(tier, "attention", "s4") == ["layer", "positions"]
         for name in ("s4_affine", "s4_glu"):
             assert changed(tier, name, "s4") == ["block"]
     released = recipes.recipe("mnist_released.s4_pgd").model

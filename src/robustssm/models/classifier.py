@@ -15,6 +15,7 @@ from robustssm.core.errors import violation
 from robustssm.core.rng import Noise
 from robustssm.layers.base import LayerConfig, Role, SequenceLayer
 from robustssm.models.block import BlockConfig, linear
+from robustssm.models.positions import sines
 from robustssm.models.tokens import Raster, Shape, Tokenizer
 
 
@@ -68,6 +69,8 @@ class SequenceClassifierConfig(ModelConfig):
     """LayerNorm after the last block, before pooling."""
     pooling: Literal["mean", "last"] = "mean"
     """What the head reads: the mean over tokens, or the last token."""
+    positions: Literal["sines"] | None = None
+    """What is added to the embedded tokens, for layers that do not see where a token is."""
     normalize: Normalize | None = None
     """First act of the classifier; None: none. Threats stay in the inputs' own unit either way."""
 
@@ -89,6 +92,7 @@ class SequenceClassifier(nn.Module):
 
     mean: Tensor | None
     std: Tensor | None
+    positions: Tensor | None
 
     def __init__(
         self, config: SequenceClassifierConfig, *, shape: Shape, num_classes: int, noise: Noise
@@ -105,6 +109,8 @@ class SequenceClassifier(nn.Module):
         mean, std = _statistics(config.normalize, self.shape)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        table = _positions(config, length)
+        self.register_buffer("positions", table, persistent=False)
         self.input = linear(channels, d_model, noise=noise.fork("input"))
         self.input_norm = nn.LayerNorm(d_model) if config.input_norm else nn.Identity()
         self.blocks = nn.ModuleList(
@@ -125,7 +131,7 @@ class SequenceClassifier(nn.Module):
         return self.classify(self.embed(x))
 
     def embed(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch length d_model"]:
-        """Normalises, cuts into tokens and maps these to (batch, length, d_model); affine in `x`.
+        """Normalises, cuts into tokens, maps these to (batch, length, d_model); affine in `x`.
 
         Raises:
             ValueError: If `x` has another shape, or is not floating-point.
@@ -143,7 +149,8 @@ class SequenceClassifier(nn.Module):
             )
         if self.mean is not None and self.std is not None:
             x = (x - self.mean) / self.std
-        return self.input(self.config.tokens.tokens(x))
+        tokens = self.input(self.config.tokens.tokens(x))
+        return tokens if self.positions is None else tokens + self.positions
 
     def classify(
         self, tokens: Float[Tensor, "batch length d_model"]
@@ -201,6 +208,20 @@ class SequenceClassifier(nn.Module):
             elif isinstance(module, SequenceLayer):
                 found |= {f"{prefix}.{name}": role for name, role in module.roles().items()}
         return found
+
+
+def _positions(config: SequenceClassifierConfig, length: int) -> Tensor | None:
+    if config.positions is None:
+        return None
+    if config.d_model % 2:
+        raise ValueError(
+            violation(
+                "`SequenceClassifier(positions='sines')`",
+                "have an even d_model, as sines come with cosines",
+                config.d_model,
+            )
+        )
+    return sines(length, config.d_model).float()
 
 
 def _statistics(normalize: Normalize | None, shape: Shape) -> tuple[Tensor | None, Tensor | None]:

@@ -100,6 +100,11 @@ def _layer(made: LayerConfig) -> Callable[[Plain], ModelConfig]:
     return lambda plain: replace(plain("s4"), layer=made)
 
 
+def _attention(plain: Plain) -> ModelConfig:
+    """With sines: S4 sees where a token is, and the small relative bias is learned too slowly."""
+    return replace(plain("s4"), layer=AttentionConfig(heads=4), positions="sines")
+
+
 def _both_ways(plain: Plain) -> ModelConfig:
     model = plain("s4")
     return replace(model, layer=BidirectionalConfig(layer=model.layer))
@@ -137,7 +142,7 @@ _CONTROLS: Mapping[str, Callable[[Plain], ModelConfig]] = {
     "s4_ads_frozen": _ads(AdaptiveScalingConfig(trainable=False)),
     "s4_ads_identity": _ads(AdaptiveScalingConfig(bias=True, initial="identity")),
     "s4_bidirectional": _both_ways,
-    "attention": _layer(AttentionConfig()),
+    "attention": _attention,
     "ema": _layer(EMAConfig()),
     "transformer": lambda plain: _TRANSFORMERS[_size(plain("s4"))],
     "cnn": lambda plain: _CNNS[_size(plain("s4"))],
