@@ -191,7 +191,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         name="mamba-forty",
         where="figure 3",
-        text="After TRADES the SSM of Mamba enlarges it more than 40 times.",
+        text="After TRADES the SSM of Mamba enlarges the shift more than 40 times.",
         quantity="change of MSE and KL across Mamba's SSM, test data",
         holds="above 4000 % in both",
         parts=comparisons.forty,
