@@ -36,7 +36,7 @@ def test_a_cell_that_two_grids_share_is_run_once():
 def test_cells_of_one_name_and_other_settings_are_named():
     plan = lay_out(["digits.table1", "digits.s4_pgd"], seeds=[0], out=OUT)
     (problem,) = plan.problems
-    assert "digits.s4_pgd" in problem and "dataset.test: 360 and not set" in problem
+    assert "digits.s4_pgd" in problem and "dataset.test: 300 and not set" in problem
 
 
 def test_an_override_that_makes_them_alike_makes_them_one():

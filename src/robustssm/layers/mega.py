@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustssm.core.config import register, settings
-from robustssm.core.observation import observe
+from robustssm.core.observation import observe, observed
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.attention import RelativeBias, future
@@ -21,6 +21,7 @@ from robustssm.layers.linear import Linear
 from robustssm.layers.moving_average import MovingAverage
 from robustssm.ops import recurrence as recurrences
 from robustssm.ops.attention import softmax_attention, softmax_attention_reference
+from robustssm.ops.mega_gates import gates, reset, silu, update
 from robustssm.ops.recurrence import Recurrence
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -133,23 +134,24 @@ class _MegaLayer(SequenceLayer):
 
     def _gated(self, x: Tensor, average: Tensor, attention: Attend) -> Tensor:
         """All that follows the average; `attention` maps q, k and v to what is read."""
-        v = F.silu(self.value(x))
+        v = silu(self.value(x))
         observe(self, "ssm", x, average)
         scaled = average
         if self.scaling is not None:
             scaled = observe(self, "ads", average, self.scaling(average))
-        u, z, r, h_x = self.mixed(F.silu(scaled)).split(self.widths, -1)
-        z = F.silu(z)
-        scalings = zip(self.qk_gain, self.qk_offset, strict=True)
-        q, k = (torch.addcmul(offset, z, gain) for gain, offset in scalings)
-        read = attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        made = gates(self.mixed(silu(scaled)), self.qk_gain, self.qk_offset, self.widths)
+        read = attention(made.q[:, None], made.k[:, None], v[:, None])[:, 0]
         observe(self, "attention", v, read)
-        read = observe(self, "gate", read, read * F.silu(r))
-        h = F.silu(h_x + observe(self, "linear", read, self.hidden(read)))
-        updated = observe(self, "gate", h, x + torch.sigmoid(u) * (h - x))
+        read = observe(self, "gate", read, reset(read, made))
+        hidden = observe(self, "linear", read, self.hidden(read))
+        if observed():  # then there must be h
+            h = F.silu(made.h_x + hidden)
+            updated = observe(self, "gate", h, x + torch.sigmoid(made.u) * (h - x))
+        else:
+            updated = update(x, hidden, made)
         x = observe(self, "norm", updated, self.norm(updated))
         wide = observe(self, "linear", x, self.expand(x))
-        wide = observe(self, "activation", wide, F.silu(wide))
+        wide = observe(self, "activation", wide, silu(wide))
         y = x + observe(self, "linear", wide, self.contract(wide))
         observe(self, "residual", x, y)
         return observe(self, "norm", y, self.ffn_norm(y))

@@ -18,3 +18,4 @@ EXPORT int64_t robustssm_vector_width(void) { return VW; }
 #include "attention.h"
 #include "activation.h"
 #include "block.h"
+#include "mega_gates.h"
