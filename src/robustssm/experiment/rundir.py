@@ -85,7 +85,7 @@ class RunDirectory:
                 )
             recorded = read_recipe(self.path)["experiment"]
             _refuse_other(
-                self.path, _completed(recorded, recipe["experiment"]), recipe["experiment"]
+                self.path, completed(recorded, recipe["experiment"]), recipe["experiment"]
             )
             record = self._provenance()
             record["resumed"] = [*record.get("resumed", []), asdict(provenance)]
@@ -174,7 +174,7 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
     return [] if old == new else [f"{at}: {json.dumps(old)} there, {json.dumps(new)} now"]
 
 
-def _completed(old: Any, new: Mapping[str, Any]) -> Any:
+def completed(old: Any, new: Mapping[str, Any]) -> Any:
     """A recorded experiment, with the defaults of settings that did not exist when it ran.
 
     And with the pieces in which batches are now processed, as they change nothing but memory.

@@ -92,11 +92,8 @@ class SteppedConvolutionalLayer(ConvolutionalLayer, CausalLayer):
     ) -> tuple[Float[Tensor, "batch d_model"], tuple[Tensor, Recurrence]]:
         """One time step, (batch, d_model) to (batch, d_model)."""
         h, system = state
-        with torch.autocast(x.device.type, enabled=False):
-            u = x.to(system.D.dtype)
-            h = recurrences.advance(system, h, u)
-            y = recurrences.read(system, h, u)
-        return self._scale(y.to(x.dtype)), (h, system)
+        y, h = recurrences.step(system, h, x)
+        return self._scale(y), (h, system)
 
 
 def log_steps(noise: Noise, d_model: int, dt_min: float, dt_max: float) -> nn.Parameter:

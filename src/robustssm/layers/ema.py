@@ -112,11 +112,8 @@ class CausalEMA(_EMALayer, CausalLayer):
     ) -> tuple[Float[Tensor, "batch d_model"], tuple[Tensor, Recurrence]]:
         """One time step."""
         h, system = state
-        with torch.autocast(x.device.type, enabled=False):
-            u = x.to(system.D.dtype)
-            h = recurrences.advance(system, h, u)
-            y = recurrences.read(system, h, u)
-        return self._scaled(y.to(x.dtype)), (h, system)
+        y, h = recurrences.step(system, h, x)
+        return self._scaled(y), (h, system)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -211,10 +211,7 @@ class CausalMega(_MegaLayer, CausalLayer):
         Raises:
             ValueError: If there were as many steps as the layer was built for.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            u = x.to(state.system.D.dtype)
-            h = recurrences.advance(state.system, state.h, u)
-            average = recurrences.read(state.system, h, u).to(x.dtype)
+        average, h = recurrences.step(state.system, state.h, x)
         seen = {}
 
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

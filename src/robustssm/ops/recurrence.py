@@ -176,6 +176,27 @@ def read(
     return (y + skip).flatten(1)
 
 
+def step(
+    recurrence: Recurrence,
+    h: Inexact[Tensor, "batch groups state"],
+    x: Float[Tensor, "batch channels_in"],
+) -> tuple[Float[Tensor, "batch channels_out"], Inexact[Tensor, "batch groups state"]]:
+    """Takes in one token in the precision of the system, whatever autocast says.
+
+    Args:
+        recurrence: A system that ignores its input, with a time axis of size 1.
+        h: The state before.
+        x: The token.
+
+    Returns:
+        What the system puts out, in the dtype of `x`, and the state after.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        u = x.to(recurrence.D.dtype)
+        h = advance(recurrence, h, u)
+        return read(recurrence, h, u).to(x.dtype), h
+
+
 def impulse_response(
     recurrence: Recurrence, length: int
 ) -> Float[Tensor, "groups outputs inputs length"]:

@@ -13,7 +13,7 @@ from robustssm.core.errors import CorruptFile, Inapplicable
 from robustssm.core.placement import Placement, Precision
 from robustssm.data.base import Splits
 from robustssm.experiment import Experiment, build_model, read_data
-from robustssm.experiment.rundir import differences, read_recipe
+from robustssm.experiment.rundir import completed, differences, read_recipe
 from robustssm.recipes import recipe
 from robustssm.records import read_json
 from robustssm.reporting.listing import in_use
@@ -133,12 +133,7 @@ def _there(directory: Path, experiment: Experiment) -> dict[str, Any] | None:
         return None
     settings = to_dict(experiment)
     recorded = read_recipe(directory)["experiment"]
-    defaults = {
-        f.name: to_dict(f.default)
-        for f in dataclasses.fields(Experiment)
-        if f.default is not dataclasses.MISSING
-    }
-    changed = differences(defaults | recorded, settings)
+    changed = differences(completed(recorded, settings), settings)
     if changed:
         raise ValueError(
             f"{directory} must be free or hold this run; it holds one that differs in "
