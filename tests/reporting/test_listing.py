@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from robustssm.records import StepRecord
-from robustssm.reporting.listing import COLUMNS, in_use, listing
+from robustssm.reporting.listing import COLUMNS, listing
 from tests.reporting.synthetic import ATTACKS, result, write_run
 
 
@@ -100,7 +100,6 @@ def held(tmp_path):
 
 
 def test_a_run_at_work_is_seen_by_its_lock(held):
-    assert in_use(held)
     assert one(held).progress == "training 2/4"
     (held / "journal").mkdir()
     assert one(held).status == "training", "a journal of an earlier evaluation says nothing"
@@ -113,7 +112,7 @@ def test_a_run_at_work_is_seen_by_its_lock(held):
 def test_looking_leaves_no_trace(tmp_path):
     path = write_run(tmp_path / "a")
     before = sorted(p.name for p in path.iterdir())
-    assert not in_use(path)
+    assert one(path).status == "finished"
     assert sorted(p.name for p in path.iterdir()) == before
     with FileLock(path / ".lock", timeout=0):
         assert one(path).status == "evaluating", "held in this very process"

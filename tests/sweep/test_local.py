@@ -12,9 +12,9 @@ import pytest
 
 from robustssm import sweep
 from robustssm.core.config import override
+from robustssm.core.lock import in_use
 from robustssm.experiment import run
 from robustssm.recipes import recipe
-from robustssm.reporting.listing import in_use
 from robustssm.sweep import Job, Setup, Watcher
 from robustssm.sweep.drive import drive
 from robustssm.sweep.local import Local

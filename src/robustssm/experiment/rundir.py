@@ -4,22 +4,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from robustssm.core.config import to_dict
-from robustssm.core.errors import CorruptFile, RunInUse
+from robustssm.core.errors import CorruptFile
+from robustssm.core.lock import locked
 from robustssm.experiment.settings import Experiment
 from robustssm.records import Provenance, StepRecord, read_json, read_records, write_json
 
 _SECONDS_BETWEEN_WRITES = 1.0
-_SECONDS_FOR_A_GLANCE = 0.3
-"""A lock is waited for so long, as who lists runs holds it for an instant to see if it is free."""
 
 
 class RunDirectory:
@@ -41,26 +38,13 @@ class RunDirectory:
         """Place of the checkpoint `name`: "last", "best" or "epoch_N"."""
         return self.path / "checkpoints" / name
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Holds the directory for this process; the system lets go of it when the process dies.
 
         Raises:
             RunInUse: If another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=_SECONDS_FOR_A_GLANCE)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RunInUse(
-                f"{self.path} must be used by one process at a time; another one is running there. "
-                "Wait for it, or choose another --out."
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.path)
 
     def begin(self, recipe: Mapping[str, Any], provenance: Provenance, *, resume: bool) -> None:
         """Writes recipe.json and provenance.json, or checks that a run to be resumed is the same.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustssm.core.errors import CorruptFile, unknown
+from robustssm.core.lock import in_use
 from robustssm.records import read_json
 from robustssm.reporting import names
 from robustssm.reporting.load import EVALUATION, METRICS, PROVENANCE, RECIPE, named
@@ -104,28 +105,6 @@ def glance(path: Path, *, name: str) -> Listed:
         said = str(error) if isinstance(error, ValueError | OSError) else repr(error)
         reason = str(names.printable(said.replace(f"{path}/", "")))
         return Listed(name=name, path=str(path), status="damaged", reason=reason)
-
-
-def in_use(path: Path) -> bool:
-    """Whether a process works in a run directory.
-
-    The lock, if it is free, is held for an instant, which a run that starts just then waits for.
-
-    Args:
-        path: The directory.
-    """
-    lock = path / ".lock"
-    if not lock.exists():
-        return False
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # not ours to write, so nor is the run
-        return False
 
 
 def _read(path: Path, name: str) -> Listed:

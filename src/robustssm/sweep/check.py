@@ -10,13 +10,13 @@ from typing import Any
 
 from robustssm.core.config import override, to_dict
 from robustssm.core.errors import CorruptFile, Inapplicable
+from robustssm.core.lock import in_use
 from robustssm.core.placement import Placement, Precision
 from robustssm.data.base import Splits
 from robustssm.experiment import Experiment, build_model, read_data
 from robustssm.experiment.rundir import completed, differences, read_recipe
 from robustssm.recipes import recipe
 from robustssm.records import read_json
-from robustssm.reporting.listing import in_use
 from robustssm.sweep.job import Job, Setup
 
 _PATIENCE = 12.0
