@@ -46,6 +46,22 @@ def test_a_copy_holds_what_reports_read_and_nothing_else(runs: Path, tmp_path: P
     assert done[1].bytes == sum(path.stat().st_size for path in copy.iterdir())
 
 
+def test_a_published_command_does_not_say_where_a_home_lies(runs: Path, tmp_path: Path) -> None:
+    said = "sweep digits.table1 --out /home/me/runs/a --data-dir=/data/ --set eps=8/255 './b/c'"
+    run = runs / "digits.s4_pgd" / "seed_0"
+    (run / "provenance.json").write_text(json.dumps({"command": said, "resumed": []}))
+    nested = {"provenance": {"command": said}, "checkpoints": [{"command": said}], "path": "/kept"}
+    (run / "evaluation.json").write_text(json.dumps(nested))
+    (done,) = export([run], tmp_path / "out")
+    wanted = "sweep digits.table1 --out a --data-dir=data --set eps=8/255 './b/c'"
+    assert json.loads((done.copy / "provenance.json").read_text())["command"] == wanted
+    assert json.loads((done.copy / "evaluation.json").read_text()) == {
+        "provenance": {"command": wanted},
+        "checkpoints": [{"command": wanted}],
+        "path": "/kept",
+    }
+
+
 def test_probes_are_copied_on_request(runs: Path, tmp_path: Path) -> None:
     done = list(export([runs / "digits.s4_pgd" / "seed_0"], tmp_path / "out", probes=True))
     assert (done[0].copy / "probes" / "spectrum.json").read_text() == '{"radius":NaN}\n'

@@ -1,13 +1,17 @@
 """Copies of what reports read of runs: records without weights, small enough to be published."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from robustssm.records.files import read_json, write_bytes
 from robustssm.records.steps import StepRecord, read_records
 
+_ABSOLUTE = re.compile(r"(?<![^\s='\"])/[^\s'\"]*")
+"""A path from the root, where a word of a command begins."""
 _WHOLE = ("recipe.json", "provenance.json", "evaluation.json")
 
 
@@ -43,7 +47,8 @@ def export(paths: Sequence[Path], out: Path, *, probes: bool = False) -> Iterato
     """Copies the records of finished runs, without weights, journals and single training steps.
 
     A copy is a run directory to `robustssm report`, `runs` and `compare`; it can be neither resumed
-    nor evaluated again. A copy that is there already is replaced.
+    nor evaluated again. A copy that is there already is replaced. Of absolute paths in the recorded
+    commands only the last name is kept: where a home directory lies is nobody's business.
 
     Args:
         paths: Run directories, or directories that hold them at any depth.
@@ -86,7 +91,26 @@ def _copy(run: Path, copy: Path, *, probes: bool) -> Exported:
 
 
 def _compact(path: Path) -> str:
-    return json.dumps(read_json(path), separators=(",", ":"), allow_nan=True) + "\n"
+    content = _without_places(read_json(path))
+    return json.dumps(content, separators=(",", ":"), allow_nan=True) + "\n"
+
+
+def _without_places(content: Any) -> Any:
+    """The same with the absolute paths in every "command" cut to their last names."""
+    if isinstance(content, list):
+        return [_without_places(each) for each in content]
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: _ABSOLUTE.sub(_last, value)
+        if key == "command" and isinstance(value, str)
+        else _without_places(value)
+        for key, value in content.items()
+    }
+
+
+def _last(path: re.Match[str]) -> str:
+    return path[0].rstrip("/").rpartition("/")[2] or "/"
 
 
 def _rounded(record: StepRecord) -> StepRecord:
