@@ -68,6 +68,22 @@ def test_probes_are_copied_on_request(runs: Path, tmp_path: Path) -> None:
     assert done[0].copy.name == "seed_0"
 
 
+def test_studies_are_copied_too(tmp_path: Path) -> None:
+    study = {"study": "theory", "sweep": "", "runs": [{"seed": 0, "error": 0.12345678901234}]}
+    folder = tmp_path / "my" / "poison"
+    folder.mkdir(parents=True)
+    (folder / "theory_7.json").write_text(json.dumps(study, indent=1))
+    (folder / "other.json").write_text("{}")
+    (done,) = export([tmp_path / "my"], tmp_path / "out")
+    assert done.copy == tmp_path / "out" / "poison" / "theory_7.json"
+    assert json.loads(done.copy.read_text())["runs"] == [{"seed": 0, "error": 0.1234568}]
+    (again,) = export([folder / "theory_7.json"], tmp_path / "single")
+    assert again.copy.read_text() == done.copy.read_text()
+    (folder / "theory_7.json").write_text("{")
+    with pytest.raises(ValueError, match=r"theory_7\.json"):
+        list(export([folder], tmp_path / "out"))
+
+
 def test_one_name_twice_is_refused(runs: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     list(export([runs], other))

@@ -1,4 +1,4 @@
-"""The verb that makes records of runs small enough to be published."""
+"""The verb that makes records small enough to be published."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,18 +10,17 @@ from robustssm.cli.options import out
 
 def export(
     runs: Annotated[
-        list[Path], typer.Argument(help="Directories of runs, or directories of those.")
+        list[Path],
+        typer.Argument(help="Directories of runs or of poisoning studies, or above those."),
     ],
     directory: Annotated[Path, typer.Option("--out", help="Directory for the copies.")],
     probes: Annotated[
         bool, typer.Option("--probes", help="Copy what probes measured too.")
     ] = False,
 ) -> None:
-    """Copy the records of finished runs without weights, for publishing or another machine."""
+    """Copy records of finished runs, without weights, and of poisoning studies, to publish them."""
     from robustssm.records.export import export as copies
 
     done = list(copies(runs, directory, probes=probes))
     size = sum(each.bytes for each in done) / 1e6
-    out.print(
-        f"{len(done)} finished runs, {size:.1f} MB: {directory}", soft_wrap=True, highlight=False
-    )
+    out.print(f"{len(done)} records, {size:.1f} MB: {directory}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""Copies of what reports read of runs: records without weights, small enough to be published."""
+"""Copies of what reports read of runs and studies, small enough to be published."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustssm.records import studies
 from robustssm.records.files import read_json, write_bytes
 from robustssm.records.steps import StepRecord, read_records
 
@@ -17,9 +18,9 @@ _WHOLE = ("recipe.json", "provenance.json", "evaluation.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One finished run and its copy."""
+    """One finished run or study and its copy."""
 
-    run: Path
+    source: Path
     copy: Path
     bytes: int
     """Of all files of the copy."""
@@ -29,9 +30,11 @@ def finished_runs(paths: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
     """Finished runs at or below the paths, each with its place below the path it was found under.
 
     Raises:
-        ValueError: If a path is not a directory.
+        ValueError: If a path is neither a directory nor a JSON file.
     """
     for root in paths:
+        if root.is_file() and root.suffix == ".json":
+            continue  # the result of a study
         if not root.is_dir():
             raise ValueError(
                 f"Runs are exported from directories; {root} is not a directory. "
@@ -44,30 +47,29 @@ def finished_runs(paths: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
 
 
 def export(paths: Sequence[Path], out: Path, *, probes: bool = False) -> Iterator[Exported]:
-    """Copies the records of finished runs, without weights, journals and single training steps.
+    """Copies records of finished runs, without weights, journals and single training steps, and
+    results of poisoning studies, with seven digits.
 
     A copy is a run directory to `robustssm report`, `runs` and `compare`; it can be neither resumed
     nor evaluated again. A copy that is there already is replaced. Of absolute paths in the recorded
     commands only the last name is kept: where a home directory lies is nobody's business.
 
     Args:
-        paths: Run directories, or directories that hold them at any depth.
+        paths: Run directories and results of studies, or directories that hold them at any depth.
         out: Where the copies go, under the same names.
         probes: Whether what probes measured is copied too, which can be large.
 
     Raises:
-        ValueError: If a path is not a directory, a file is damaged, two runs have one name, or
+        ValueError: If a path is not there, a file is damaged, two runs have one name, or
             nothing is finished.
     """
     found: dict[Path, Path] = {}
     for run, name in finished_runs(paths):
         if name in found:
-            raise ValueError(
-                f"Exported runs must have different names; {found[name]} and {run} are both "
-                f"'{name}'. Export them to different directories."
-            )
+            _refuse_twins(name, found[name], run)
         found[name] = run
-    if not found:
+    results = _studies(paths)
+    if not found and not results:
         where = ", ".join(str(path) for path in paths) or "nothing"
         raise ValueError(
             f"An export needs at least one finished run, a directory with {' and '.join(_WHOLE)}; "
@@ -75,6 +77,32 @@ def export(paths: Sequence[Path], out: Path, *, probes: bool = False) -> Iterato
         )
     for name, run in found.items():
         yield _copy(run, out / name, probes=probes)
+    for name, file in results.items():
+        text = _compact(file, digits=7)
+        write_bytes(out / name, text.encode())
+        yield Exported(source=file, copy=out / name, bytes=len(text))
+
+
+def _studies(paths: Sequence[Path]) -> dict[Path, Path]:
+    found: dict[Path, Path] = {}
+    for root, file, certain in studies.files(paths):
+        try:
+            known = studies.maker(read_json(file)) is not None
+        except ValueError:
+            if certain:
+                raise
+            continue
+        name = file.relative_to(root)
+        if known and found.setdefault(name, file) != file:
+            _refuse_twins(name, found[name], file)
+    return found
+
+
+def _refuse_twins(name: Path, first: Path, second: Path) -> None:
+    raise ValueError(
+        f"What is exported must have different names; {first} and {second} are both '{name}'. "
+        "Export them to different directories."
+    )
 
 
 def _copy(run: Path, copy: Path, *, probes: bool) -> Exported:
@@ -87,11 +115,17 @@ def _copy(run: Path, copy: Path, *, probes: bool) -> Exported:
             content[f"probes/{path.name}"] = _compact(path)
     for name, text in content.items():
         write_bytes(copy / name, text.encode())
-    return Exported(run=run, copy=copy, bytes=sum(len(text.encode()) for text in content.values()))
+    return Exported(
+        source=run, copy=copy, bytes=sum(len(text.encode()) for text in content.values())
+    )
 
 
-def _compact(path: Path) -> str:
+def _compact(path: Path, *, digits: int | None = None) -> str:
     content = _without_places(read_json(path))
+    if digits is not None:
+        content = json.loads(
+            json.dumps(content), parse_float=lambda x: float(f"{float(x):.{digits}g}")
+        )
     return json.dumps(content, separators=(",", ":"), allow_nan=True) + "\n"
 
 

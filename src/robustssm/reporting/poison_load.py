@@ -1,23 +1,16 @@
 """Finds the results of poisoning studies and reads them; what cannot be read is listed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
 from robustssm.core.errors import CorruptFile
-from robustssm.records import read_json
-from robustssm.records.audit import AuditResult, DefenceResult
-from robustssm.records.brewing import BrewingResult
-from robustssm.records.poisoning import PoisonResult
+from robustssm.records import read_json, studies
 from robustssm.reporting import names
-from robustssm.reporting.runs import LeftOut, Study, StudyResult
+from robustssm.reporting.runs import LeftOut, Study
 
-FOLDER = "poison"
-"""Every JSON file in a folder of this name is a result, or damaged."""
-FILES = ("theory", "beyond", "network", "dynamics", "sweep", "defence", "brewing", "audit")
-"""How the names of results begin; such a file is a result, or damaged, wherever it lies."""
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError)
 
 
@@ -32,7 +25,7 @@ def find(paths: Sequence[Path]) -> tuple[tuple[Study, ...], tuple[LeftOut, ...]]
     """
     found: dict[Path, Study | LeftOut] = {}
     taken: set[str] = set()
-    for root, path, certain in _files(paths):
+    for root, path, certain in studies.files(paths):
         if path.resolve() in found:
             continue
         name = _free(path.relative_to(root).as_posix(), taken)
@@ -57,7 +50,7 @@ def read(path: Path, *, name: str, certain: bool) -> Study | LeftOut | None:
     """
     try:
         data = names.printable(read_json(path))
-        maker = _maker(data)
+        maker = studies.maker(data)
         if maker is None:
             if not certain:
                 return None
@@ -71,21 +64,6 @@ def read(path: Path, *, name: str, certain: bool) -> Study | LeftOut | None:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         reason = f"{kind}{error}".replace(f"{path.parent}/", "")
         return LeftOut(name=name, state="damaged", reason=str(names.printable(reason)))
-
-
-_MAKERS: tuple[tuple[frozenset[str], Callable[[Mapping[str, Any]], StudyResult]], ...] = (
-    (frozenset({"study", "runs", "sweep"}), PoisonResult.from_dict),
-    (frozenset({"arms", "brewed", "differences"}), BrewingResult.from_dict),
-    (frozenset({"detectors", "defences", "verdicts"}), DefenceResult.from_dict),
-    (frozenset({"source", "sequences", "findings"}), AuditResult.from_dict),
-)
-"""Keys that tell a kind of result from every other, and what reads it."""
-
-
-def _maker(data: Any) -> Callable[[Mapping[str, Any]], StudyResult] | None:
-    if not isinstance(data, Mapping):
-        return None
-    return next((maker for keys, maker in _MAKERS if keys <= set(data)), None)
 
 
 def _check(value: Any, kind: Any, where: str) -> None:
@@ -118,34 +96,6 @@ _WORDS: Mapping[Any, str] = {
     int: "a whole number",
     str: "text",
 }
-
-
-def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, bool]]:
-    """What names are relative to, the file, and whether it must be a result."""
-    for path in paths:
-        if path.is_file():
-            yield path.parent, path, True
-        elif path.is_dir():
-            base = path if path.name != FOLDER else path.parent
-            for folder in _folders(path, set()):
-                inside = folder.resolve().name == FOLDER
-                for file in sorted(folder.glob("*.json")):
-                    yield base, file, inside or file.stem.startswith(FILES)
-
-
-def _folders(path: Path, seen: set[Path]) -> Iterator[Path]:
-    """Folders that may hold results: not those of a run, except its own folder of that name."""
-    if path.resolve() in seen:
-        return
-    seen.add(path.resolve())
-    if (path / "recipe.json").exists():
-        if (path / FOLDER).is_dir():
-            yield path / FOLDER
-        return
-    yield path
-    for child in sorted(path.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            yield from _folders(child, seen)
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from robustssm.records import EvaluationResult, Flagged, ProbeResult, Provenance, StepRecord
-from robustssm.records.audit import AuditResult, DefenceResult
-from robustssm.records.brewing import BrewingResult
-from robustssm.records.poisoning import PoisonResult
+from robustssm.records.studies import StudyResult
 from robustssm.reporting import names
 from robustssm.reporting.verdicts import Verdict, verdict, worst
 
@@ -110,9 +108,6 @@ CHOSEN_ON_TEST = Flagged(
     name="chosen_on_test",
     message="the best checkpoint was chosen on the test set itself; its numbers are optimistic.",
 )
-
-
-StudyResult = PoisonResult | BrewingResult | DefenceResult | AuditResult
 
 
 @dataclass(frozen=True, kw_only=True)
