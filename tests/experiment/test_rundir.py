@@ -1,13 +1,16 @@
 """The run directory: one process at a time, one recipe for life, and metrics that rewind."""
 
+import copy
 import json
 from collections import Counter
 
 import pytest
 
+from robustssm.core.config import to_dict
 from robustssm.core.errors import CorruptFile, RunInUse
 from robustssm.core.provenance import collect
-from robustssm.experiment.rundir import RunDirectory, differences, read_recipe
+from robustssm.experiment.rundir import RunDirectory, completed, differences, read_recipe
+from robustssm.recipes import recipe
 from robustssm.records import StepRecord, read_records
 
 RECIPE = {"recipe": "r", "overrides": {}, "experiment": {"seed": 0, "objective": {"beta": 6.0}}}
@@ -120,3 +123,16 @@ def test_a_line_cut_off_by_a_kill_is_dropped_on_resuming(started):
     resumed.append(StepRecord(kind="step", epoch=1, step=2))
     resumed.flush()
     assert [r.step for r in read_records(started.metrics)] == [1, 2]
+
+
+def test_a_setting_that_came_later_is_no_difference(tmp_path):
+    settings = to_dict(recipe("digits.s4_ads_relu_pgd"))
+    old = copy.deepcopy(settings)
+    del old["model"]["layer"]["scaling"]["trainable"], old["early_stopping"]
+    assert completed(old, settings) == settings
+    assert completed(old, settings | {"micro_batches": 4})["micro_batches"] == 4
+    old["model"]["layer"]["d_state"] = 4
+    (difference,) = differences(completed(old, settings), settings)
+    assert "model.layer.d_state" in difference
+    old["model"]["layer"]["gone"] = 1
+    assert any("gone" in said for said in differences(completed(old, settings), settings))

@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from robustssm.core.config import to_dict
+from robustssm.core.config import from_dict, to_dict
 from robustssm.core.errors import CorruptFile
 from robustssm.core.lock import locked
 from robustssm.experiment.settings import Experiment
@@ -163,9 +163,11 @@ def completed(old: Any, new: Mapping[str, Any]) -> Any:
 
     And with the pieces in which batches are now processed, as they change nothing but memory.
     """
-    later = (f for f in fields(Experiment) if f.name in new and f.name not in old)
-    defaults = {f.name: to_dict(f.default) for f in later if f.default is not MISSING}
-    return {**old, **defaults, **{k: new[k] for k in ("micro_batches",) if k in new}}
+    try:
+        old = to_dict(from_dict(Experiment, old))
+    except (ValueError, TypeError):  # of another version; what differs is told
+        pass
+    return {**old, **{k: new[k] for k in ("micro_batches",) if k in new}}
 
 
 def _refuse_other(path: Path, old: Any, new: Any) -> None:

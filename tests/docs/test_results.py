@@ -1,0 +1,64 @@
+"""The published records are those of today's recipes, whole, and what the pages say of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import summary
+from robustssm.core.config import override, to_dict
+from robustssm.experiment.rundir import completed, differences
+from robustssm.recipes import recipe
+from robustssm.recipes.grids import grid
+
+RESULTS = summary.RESULTS
+RUNS = sorted(path.parent for path in RESULTS.rglob("recipe.json"))
+
+
+def read(run: Path, name: str) -> dict:
+    return json.loads((run / name).read_text())
+
+
+@pytest.mark.parametrize("tier", sorted({run.parts[len(RESULTS.parts)] for run in RUNS}))
+def test_every_record_is_of_the_recipe_as_it_is_now(tier: str) -> None:
+    changed = []
+    for run in (run for run in RUNS if run.is_relative_to(RESULTS / tier)):
+        record = read(run, "recipe.json")
+        overrides = {key: value for key, value in record["overrides"].items() if key != "seed"}
+        wanted = to_dict(override(recipe(record["recipe"]), overrides))
+        wanted["seed"] = record["experiment"]["seed"]
+        found = completed(record["experiment"], wanted)
+        changed += [f"{run.relative_to(RESULTS)}: {at}" for at in differences(found, wanted)]
+    assert not changed, "run these again, or say in results/README.md why they stay"
+
+
+@pytest.mark.parametrize(
+    ("grids", "place", "seeds", "attacked"),
+    [
+        (("digits.table1", "digits.table2"), "digits", 3, 300),
+        (("digits.released",), "released", 1, 300),
+        (("mnist14.table",), "mnist14", 1, 200),
+    ],
+)
+def test_the_grids_are_whole(grids: tuple[str, ...], place: str, seeds: int, attacked: int) -> None:
+    names = {entry.name for name in grids for entry in grid(name).entries}
+    for name in names:
+        for seed in range(seeds):
+            found = read(RESULTS / place / name / f"seed_{seed}", "evaluation.json")
+            assert found["n"] == attacked, (name, seed)
+            assert place == "released" or "autoattack_standard" in found["attacks"], (name, seed)
+
+
+def test_the_page_says_what_the_records_hold() -> None:
+    page = summary.PAGE.read_text()
+    assert summary.filled(page) == page, "make page"
+
+
+def test_no_record_names_a_place() -> None:
+    named = [
+        run.relative_to(RESULTS)
+        for run in RUNS
+        for name in ("recipe.json", "provenance.json", "evaluation.json")
+        if any(f" {root}/" in (run / name).read_text() for root in ("/home", "/tmp", "/work"))
+    ]
+    assert not named
