@@ -105,3 +105,19 @@ def test_hooks_on_the_projections_of_mamba_are_called():
     assert seen == {"in_proj": (2, 9, 32), "x_proj": (2, 9, 33), "out_proj": (2, 9, 8)}
     layer.in_proj.register_forward_hook(lambda *call: torch.zeros_like(call[2]))
     assert not layer(x).any()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_parts_are_columns_of_the_whole(bias, dtype):
+    layer, _ = pair(16, 96, bias=bias)
+    layer.to(dtype)
+    x = Noise(5).normal(64, 40, 16).to(dtype)
+    pull = Noise(6).normal(64, 40, 96).to(dtype)
+    found = []
+    for whole in (lambda at: layer(at), lambda at: torch.cat(layer.parts(at, 3), -1)):
+        at = x.clone().requires_grad_()
+        y = whole(at)
+        found.append((y, *torch.autograd.grad(y, (at, *layer.parameters()), pull)))
+    for ours, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(ours, wanted)

@@ -127,7 +127,7 @@ class Mamba(Preparing, CausalLayer):
         self, x: Float[Tensor, "batch length d_model"]
     ) -> Float[Tensor, "batch length d_model"]:
         """Maps (batch, length, d_model) to the same shape."""
-        v, z = self.in_proj(x).chunk(2, -1)
+        v, z = self.in_proj.parts(x, 2)
         observe(self, "projection", x, v)
         u = observe(self, "convolution", v, self._convolved(v))
         steps, bias, *system = self._driven(u)
