@@ -11,7 +11,16 @@ import pytest
 from robustssm.core.config import from_dict, names, to_dict
 from robustssm.records import Flagged
 from robustssm.reporting import html, write_report
-from robustssm.reporting.base import MISSING, Document, Fold, RowGroup, Section, Table
+from robustssm.reporting.base import (
+    MISSING,
+    Document,
+    Fold,
+    Judgements,
+    Notes,
+    RowGroup,
+    Section,
+    Table,
+)
 from robustssm.reporting.load import load
 from robustssm.reporting.overview import Overview
 from tests.reporting.synthetic import ATTACKS, attacked, curve, result, write_run
@@ -119,6 +128,18 @@ def test_warnings_stand_above_the_numbers_they_concern(text):
     assert text.index('id="note-w1"') < text.index('href="#note-w1"')
     assert text.index("gradients vanish") < text.index("<table")
     assert re.search(r'<td class="invalid[^>]*><span class="number">60.0</span>', text)
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_many_warnings_stand_below_the_table_and_the_verdict_above(tmp_path, count):
+    signs = tuple(Flagged(name=f"s{n}", message=f"Reason {n}.") for n in range(count))
+    write_run(tmp_path / "a", best=result(0.9, ATTACKS, warnings=signs))
+    document = Overview().render(load([tmp_path]))
+    (section,) = (section for section in document.sections if section.name == "accuracy")
+    kinds = [
+        type(block) for block in section.blocks if isinstance(block, Judgements | Notes | Table)
+    ]
+    assert kinds == [Judgements, *([Notes, Table] if count == 4 else [Table, Notes])]
 
 
 def test_the_policy_lets_the_own_script_run_and_no_other(text):

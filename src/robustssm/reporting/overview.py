@@ -41,6 +41,9 @@ from robustssm.reporting.cells import CLEAN, Group
 from robustssm.reporting.notes import Marks, Noted
 from robustssm.reporting.runs import Run, Runs
 
+_FEW_NOTES = 4
+"""So many stand above the table that they concern, more below it; the verdict always above."""
+
 
 @register("overview")
 @settings
@@ -113,9 +116,10 @@ class Overview(Report):
         self, groups: Sequence[Group], runs: Sequence[Run], noted: Sequence[Noted], marks: Marks
     ) -> Iterator[Block]:
         yield notes.summary(runs)
-        if noted:
-            yield Notes(notes=tuple(each.note for each in noted))
-        yield tables.headline(groups, marks=marks, level=self.level)
+        said = (Notes(notes=tuple(each.note for each in noted)),) if noted else ()
+        table = tables.headline(groups, marks=marks, level=self.level)
+        # Every number bears the marks of its notes: many notes need not keep it from being seen.
+        yield from (*said, table) if len(noted) <= _FEW_NOTES else (table, *said)
         for text in _remarks(groups):
             yield Paragraph(text=text)
         alone = [g for g in groups if published.beside(g, CLEAN, "best") is None]
