@@ -81,6 +81,23 @@ def test_the_worst_case_is_over_all_attacks_of_the_data_set(tmp_path):
     assert rows["DSS"]["TRADES", "PGD-10", "Best"].value == "60.0"
 
 
+def test_tiers_of_recipes_stand_one_after_another(tmp_path):
+    write_run(tmp_path / "a", recipe="digits.s4_trades")
+    write_run(tmp_path / "b", recipe="digits.dss_trades", layer="dss")
+    other = result(0.9, {"pgd-10": 0.6, "autoattack_standard": 0.5})
+    write_run(tmp_path / "c", recipe="digits_paper.s4_trades", best=other, last=other)
+    table = headline(tmp_path)
+    titles = [group.title.partition("; ")[2] for group in table.groups]
+    assert titles == ["n = 200; recipes digits", "n = 200; recipes digits_paper"]
+    assert [[row.head for row in group.rows] for group in table.groups] == [["S4", "DSS"], ["S4"]]
+    at = table.columns.index(("TRADES", "Worst case", "Best"))
+    assert [row.cells[at].value for group in table.groups for row in group.rows] == [
+        "55.0",
+        "55.0",
+        "50.0",
+    ]
+
+
 @pytest.mark.parametrize(
     "severity, state", [("", "value"), ("warning", "suspicious"), ("invalid", "invalid")]
 )

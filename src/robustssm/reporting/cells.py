@@ -43,7 +43,7 @@ def tier(run: Run) -> str:
 
 
 def groups(runs: Sequence[Run]) -> tuple[Group, ...]:
-    """Sorts runs into cells, in the order of the table.
+    """Sorts runs into cells, in the order of the table: tiers of recipes one after another.
 
     Runs with the same structure and method but of another tier of recipes, or with other settings,
     are never averaged: they get rows of their own, named by the tier, if there are several, and by
@@ -71,6 +71,7 @@ def groups(runs: Sequence[Run]) -> tuple[Group, ...]:
             key=lambda g: (
                 names.rank(names.DATASETS, g.section[0]),
                 g.section[1],
+                g.tier,
                 names.rank(names.STRUCTURES, g.structure),
                 names.rank(names.METHODS, g.method),
             ),

@@ -24,6 +24,7 @@ def headline(groups: Sequence[Group], *, marks: Marks, level: float) -> Table:
     methods = list(dict.fromkeys(group.method for group in by_method(groups)))
     keys = metrics([run for group in groups for run in group.runs])
     sections = list(dict.fromkeys(group.section for group in groups))
+    tiers = dict.fromkeys((group.section, group.tier) for group in groups)
     parts = [(method, key, _printed(groups, method, key)) for method in methods for key in keys]
     columns: list[tuple[str, ...]] = []
     for method in methods:
@@ -37,9 +38,14 @@ def headline(groups: Sequence[Group], *, marks: Marks, level: float) -> Table:
         columns=tuple(columns),
         groups=tuple(
             _section(
-                [g for g in groups if g.section == section], parts, marks, level, f"origins-{at}"
+                [g for g in groups if (g.section, g.tier) == (section, tier)],
+                parts,
+                marks,
+                level,
+                target=f"origins-{sections.index(section) + 1}",
+                tier=tier if sum(other == section for other, _ in tiers) > 1 else "",
             )
-            for at, section in enumerate(sections, 1)
+            for section, tier in tiers
         ),
         notes=below([run for group in groups for run in group.runs], keys),
     )
@@ -184,7 +190,9 @@ def _section(
     parts: Sequence[tuple[str, str, bool]],
     marks: Marks,
     level: float,
+    *,
     target: str,
+    tier: str,
 ) -> RowGroup:
     at = {(group.structure, group.method): group for group in groups}
     labels = set(metrics([run for group in groups for run in group.runs])) - {CLEAN, WORST}
@@ -201,10 +209,12 @@ def _section(
                 row += _beside(group, runs, key, level)
             if place + 1 == len(parts) or parts[place + 1][0] != method:
                 row.append(_judged(group))
-        rows.append(Row(head=structure, cells=tuple(row), target=target))
+        head = structure.replace(f" ({tier})", "").replace(f"({tier}, ", "(") if tier else structure
+        rows.append(Row(head=head, cells=tuple(row), target=target))
     dataset, threat = groups[0].section
     size = sizes([run for group in groups for run in group.runs])
-    return RowGroup(rows=tuple(rows), title=f"{dataset}: {threat}; n = {size}")
+    recipes = f"; recipes {tier}" if tier else ""
+    return RowGroup(rows=tuple(rows), title=f"{dataset}: {threat}; n = {size}{recipes}")
 
 
 def _beside(group: Group | None, runs: Sequence[Run], key: str, level: float) -> tuple[Cell, Cell]:
