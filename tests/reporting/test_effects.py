@@ -69,6 +69,23 @@ def test_single_bugs_stand_beside_the_cell_without(tmp_path):
     assert named["PGD-10", "difference"].value == "\N{MINUS SIGN}30.0"
 
 
+def test_a_bug_that_makes_another_structure_stands_beside_its_recipe_too(tmp_path):
+    ads = {"name": "adaptive_scaling", "activation": "relu"}
+    for seed in (0, 1):
+        run(tmp_path, "digits_paper", 0.6, seed=seed, scaling={**ads, "form": "scale"})
+    shifted = {**ads, "form": "scale_shift"}
+    run(tmp_path, "digits_paper", 0.4, name="s4+shift", scaling=shifted)
+    plain = {**ads, "form": "scale"}
+    run(tmp_path, "digits_paper", 0.5, name="s4+no_clipping", scaling=plain, clip_norm=2)
+    (table,) = tables(tmp_path)
+    found = [entries(table, at) for at in range(sum(len(g.rows) for g in table.groups))]
+    gaps = {head: row["PGD-10", "difference"].value for head, row in found}
+    assert gaps == {
+        "S4 + AdS-ReLU, PGD-AT: shift": "\N{MINUS SIGN}20.0",
+        "S4 + AdS-ReLU, PGD-AT: no clipping": "\N{MINUS SIGN}10.0",
+    }
+
+
 def test_one_tier_alone_makes_no_section(tmp_path):
     run(tmp_path, "digits_paper", 0.6)
     assert tables(tmp_path) == []

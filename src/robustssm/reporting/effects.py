@@ -12,7 +12,7 @@ from robustssm.reporting import cells
 from robustssm.reporting.base import MISSING, Block, Cell, Paragraph, Row, RowGroup, Table
 from robustssm.reporting.cells import CLEAN, Group, signed, spread
 from robustssm.reporting.comparable import apart
-from robustssm.reporting.evidence import Tier, autoattack, tiers
+from robustssm.reporting.evidence import Tier, autoattack, changes, tiers
 from robustssm.reporting.intervals import of_mean
 from robustssm.reporting.notes import Marks
 from robustssm.reporting.pairs import paired
@@ -76,9 +76,9 @@ def both(found: Sequence[Tier]) -> Iterator[Pair]:
         stem = tier.tier.removesuffix(_RELEASED)
         others = {t.tier: t for t in found if t.section == tier.section}
         other = others.get(f"{stem}_paper") or others.get(stem)
-        cells_of = {_cell(g): g for g in other.base} if other else {}
-        for after in tier.base:
-            before = cells_of.get(_cell(after))
+        cells_of = _bases(other) if other else {}
+        for cell, after in _bases(tier).items():
+            before = cells_of.get(cell)
             if before is not None:
                 label = f"{before.runs[0].structure}, {before.method}"
                 yield Pair(section=tier.section, label=label, before=before, after=after)
@@ -93,12 +93,20 @@ def single(found: Sequence[Tier]) -> Iterator[Pair]:
     for tier in found:
         if not tier.tier.endswith("_paper"):
             continue
-        base = {_cell(g): g for g in tier.base}
-        for after in tier.variants:
-            before = base.get(_cell(after))
-            if before is not None:
+        bases = _bases(tier)
+        for after in (*tier.base, *tier.variants):
+            before = bases[_cell(after)]
+            if after is not before:
                 what = f"{before.runs[0].structure}, {before.method}: {changed(before, after)}"
                 yield Pair(section=tier.section, label=what, before=before, after=after)
+
+
+def _bases(tier: Tier) -> dict[str, Group]:
+    """What stands for each recipe; a change may be of the structure, and make a row of its own."""
+    found: dict[str, list[Group]] = {}
+    for group in (*tier.base, *tier.variants):
+        found.setdefault(_cell(group), []).append(group)
+    return {cell: min(members, key=changes) for cell, members in found.items()}
 
 
 def changed(before: Group, after: Group) -> str:

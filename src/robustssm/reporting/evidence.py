@@ -122,7 +122,7 @@ def tiers(groups: Sequence[Group]) -> tuple[Tier, ...]:
         chosen: dict[tuple[str, str], list[Group]] = {}
         for group in members:
             chosen.setdefault((group.runs[0].structure, group.method), []).append(group)
-        best = {where: min(found, key=_changes) for where, found in chosen.items()}
+        best = {where: min(found, key=changes) for where, found in chosen.items()}
         made.append(
             Tier(
                 section=section,
@@ -138,7 +138,12 @@ def _section_and_tier(group: Group) -> tuple[tuple[str, str], str]:
     return group.section, group.tier
 
 
-def _changes(group: Group) -> tuple[int, int, str]:
+def changes(group: Group) -> tuple[int, int, str]:
+    """Small for what stands for a recipe: few changed settings, then many seeds.
+
+    Args:
+        group: A cell.
+    """
     changed = min(len(set(run.overrides) - {"seed"}) for run in group.runs)
     return changed, -len(group.runs), group.structure
 
