@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint format demo clean
+.PHONY: help setup test test-slow lint format demo page clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ format: setup ## Rewrite files as `make lint` wants them
 
 demo: setup ## Train, attack and compare on the embedded digits; continues a killed demo; see demo/
 	$(BIN)/robustssm demo --out demo/
+
+page: setup ## docs/report.html and the tables of docs/results.md, from results/
+	$(BIN)/robustssm report results --out build/report
+	cp build/report/report.html docs/report.html
+	$(BIN)/python -m benchmarks.summary --write
 
 clean: ## Remove caches, builds and the demo's output; .venv and runs/ stay
 	rm -rf build dist demo src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

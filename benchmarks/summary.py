@@ -107,9 +107,9 @@ def _changes(before: Group, after: Group, key: str) -> list[float]:
         if other is None:
             continue
         new, old = run.checkpoints["best"], other.checkpoints["best"]
-        rows = flags(new, key), flags(old, key)
-        if all(rows) and same_examples(new.result, old.result):
-            made.append(100 * (sum(rows[0]) - sum(rows[1])) / len(rows[0]))
+        right, was_right = flags(new, key), flags(old, key)
+        if right and was_right and same_examples(new.result, old.result):
+            made.append(100 * (sum(right) - sum(was_right)) / len(right))
     return made
 
 
