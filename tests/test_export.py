@@ -47,7 +47,7 @@ def test_a_copy_holds_what_reports_read_and_nothing_else(runs: Path, tmp_path: P
 
 
 def test_a_published_command_does_not_say_where_a_home_lies(runs: Path, tmp_path: Path) -> None:
-    said = "sweep digits.table1 --out /home/me/runs/a --data-dir=/data/ --set eps=8/255 './b/c'"
+    said = "sweep digits.table1 --out /srv/me/runs/a --data-dir=/data/ --set eps=8/255 './b/c'"
     run = runs / "digits.s4_pgd" / "seed_0"
     (run / "provenance.json").write_text(json.dumps({"command": said, "resumed": []}))
     nested = {"provenance": {"command": said}, "checkpoints": [{"command": said}], "path": "/kept"}

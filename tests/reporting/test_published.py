@@ -81,6 +81,6 @@ def test_without_counterparts_there_are_no_columns_but_an_orientation(tmp_path):
     group = cell(tmp_path / "a", dataset={"name": "digits"})
     table = tables.headline([group], marks={}, level=0.95)
     assert not any("ublished" in head for column in table.columns for head in column)
-    beside = tables.orientation([group])
+    beside = published.orientation([group])
     assert "nothing may be subtracted" in beside.caption
     assert [c.value for c in beside.groups[0].rows[0].cells][3:] == ["64.67", "36.19", "30.90"]

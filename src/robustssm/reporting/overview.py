@@ -123,7 +123,7 @@ class Overview(Report):
         for text in _remarks(groups):
             yield Paragraph(text=text)
         alone = [g for g in groups if published.beside(g, CLEAN, "best") is None]
-        printed = tables.orientation(alone)
+        printed = published.orientation(alone)
         if printed is not None:
             yield Fold(
                 name="orientation",

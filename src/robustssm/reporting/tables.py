@@ -143,42 +143,6 @@ def by_method(groups: Sequence[Group]) -> list[Group]:
     return sorted(groups, key=lambda group: names.rank(names.METHODS, group.method))
 
 
-def orientation(groups: Sequence[Group]) -> Table | None:
-    """Printed rows of the same structures and methods, on the paper's own data.
-
-    Args:
-        groups: Cells that have no published counterpart.
-
-    Returns:
-        The table, or None if the paper has none of them.
-    """
-    rows = []
-    columns = [(data, name) for data in ("MNIST", "CIFAR-10") for name in published.METRICS]
-    for group in groups:
-        structure = group.runs[0].structure
-        found = {data: published.row(data, structure, group.method) for data, _ in columns}
-        if any(found.values()):
-            entries = tuple(_number(found[data], metric) for data, metric in columns)
-            rows.append(Row(head=f"{structure}, {group.method}", cells=entries))
-    if not rows:
-        return None
-    return Table(
-        caption=(
-            "Printed best accuracies of qi2024exploring, version 1, for the same structures and "
-            "methods, on its data, at its sizes and radii: no counterparts of the numbers above, "
-            "from which nothing may be subtracted."
-        ),
-        corner="Structure, method",
-        columns=tuple((data, published.METRICS[metric]) for data, metric in columns),
-        groups=(RowGroup(rows=tuple(dict.fromkeys(rows))),),
-    )
-
-
-def _number(row: published.Published | None, metric: published.Metric) -> Cell:
-    value = row.numbers.get((metric, "best")) if row else None
-    return MISSING if value is None else Cell(value=f"{value:.2f}")
-
-
 def _printed(groups: Sequence[Group], method: str, key: str) -> bool:
     """Whether any of the cells has a published number beside it."""
     own = (group for group in groups if group.method == method)
