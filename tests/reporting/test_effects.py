@@ -60,7 +60,7 @@ def test_single_bugs_stand_beside_the_cell_without(tmp_path):
     run(tmp_path, "digits_paper", 0.6, seed=2)
     for seed in (0, 1):
         run(tmp_path, "digits_paper", 0.6, seed=seed)
-        run(tmp_path, "digits_paper", 0.3, seed=seed, name=f"s4+no_gelu_{seed}", clip_norm=2)
+        run(tmp_path, "digits_paper", 0.3, seed=seed, name=f"s4+no_gelu/seed_{seed}", clip_norm=2)
         run(tmp_path, "digits_paper", 0.5, seed=seed, name=f"other_{seed}", clip_norm=3)
     (table,) = tables(tmp_path)
     heads = {entries(table, at)[0]: entries(table, at)[1] for at in (0, 1)}
@@ -135,3 +135,11 @@ def test_other_commits_and_changed_trees_are_said_not_refused(tmp_path):
 def test_one_clean_commit_needs_no_note(tmp_path):
     run(tmp_path, "digits", 0.6)
     assert notes(load.load([tmp_path])) == ()
+
+
+def test_rows_are_called_what_the_grid_calls_the_change(tmp_path):
+    for seed in (0, 1):
+        run(tmp_path, "digits_paper", 0.6, seed=seed, name=f"s4/seed_{seed}")
+        run(tmp_path, "digits_paper", 0.3, seed=seed, name=f"s4+no-gelu/seed_{seed}", clip_norm=2)
+    found = [group.structure for group in cells.groups(load.load([tmp_path]).finished)]
+    assert found == ["S4", "S4 (no-gelu)"]

@@ -4,11 +4,10 @@ A tier of recipes whose name ends in "_released" is compared with the same one e
 or else without an ending; single bugs are cells of the paper's tier with settings changed.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from robustssm.reporting import cells
+from robustssm.reporting import cells, variants
 from robustssm.reporting.base import MISSING, Block, Cell, Paragraph, Row, RowGroup, Table
 from robustssm.reporting.cells import CLEAN, Group, signed, spread
 from robustssm.reporting.comparable import apart
@@ -111,9 +110,9 @@ def _bases(tier: Tier) -> dict[str, Group]:
 
 def changed(before: Group, after: Group) -> str:
     """What tells two cells of one recipe apart: the label of a grid, or the settings."""
-    label = re.search(r"\+([\w=-]+)", after.runs[0].name)
+    label = variants.label(after.runs)
     if label:
-        return label[1].replace("_", " ")
+        return label
     settings = [
         {k: v for k, v in group.runs[0].experiment.items() if k not in _IDLE}
         for group in (before, after)

@@ -1,21 +1,29 @@
 """Which runs have equal settings, seed aside, and which settings tell the others apart."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustssm.reporting.runs import Run
 
+_LABEL = re.compile(r"\+([\w=-]+)")
 IDLE = ("seed", "evaluation_batch_size", "log_every", "keep_every", "micro_batches")
 """Settings in which repetitions may differ: the seed, and what has no effect on a number."""
 
 
 def variants(runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:
-    """Sets of runs with equal settings (seed aside), each with the settings that tell it apart."""
+    """Sets of runs with equal settings (seed aside), each with the words that tell it apart: the
+    labels of a grid where they do, else the settings.
+    """
     equal: dict[str, list[Run]] = {}
     for run in runs:
         own = {k: v for k, v in stated(run.experiment).items() if k not in IDLE}
         equal.setdefault(json.dumps(own, sort_keys=True), []).append(run)
+    labels = {key: label(members) for key, members in equal.items()}
+    if len(set(labels.values())) == len(labels):  # at most one without, which needs no words
+        yield from ((labels[key], equal[key]) for key in sorted(equal, key=lambda k: labels[k]))
+        return
     known = {key: dict(leaves(json.loads(key))) for key in equal}
     paths = telling(list(known.values()))
     taken: set[str] = set()
@@ -27,6 +35,16 @@ def variants(runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:
             text += " \N{PRIME}"
         taken.add(text)
         yield text, equal[key]
+
+
+def label(runs: Sequence[Run]) -> str:
+    """What a grid calls a change: what follows the plus in CELL+LABEL; empty if runs disagree.
+
+    Args:
+        runs: Runs with equal settings.
+    """
+    found = {match[1] if (match := _LABEL.search(run.name)) else "" for run in runs}
+    return found.pop().replace("_", " ") if len(found) == 1 else ""
 
 
 def stated(value: Any) -> Any:
