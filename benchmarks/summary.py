@@ -57,8 +57,8 @@ def _groups(source: str) -> tuple[Group, ...]:
     return groups(load([RESULTS / source]).finished)
 
 
-def _cells(members: Sequence[Group], structures: Sequence[str]) -> Iterator[str]:
-    """One line per structure and training method."""
+def _cells(members: Sequence[Group], _: Sequence[str]) -> Iterator[str]:
+    """One line per structure and training method; "best - last" is the first attack's."""
     keys = [key for key in _ATTACKS if any(_values(group, key) for group in members)]
     names = ["structure", "training", "runs", "clean", *(_ATTACKS[k] for k in keys), "best - last"]
     yield from _header(names, left=2)
