@@ -79,6 +79,8 @@ def test_studies_are_copied_too(tmp_path: Path) -> None:
     assert json.loads(done.copy.read_text())["runs"] == [{"seed": 0, "error": 0.1234568}]
     (again,) = export([folder / "theory_7.json"], tmp_path / "single")
     assert again.copy.read_text() == done.copy.read_text()
+    with pytest.raises(ValueError, match=r"other\.json must be the result of a poisoning study"):
+        list(export([folder / "other.json", folder], tmp_path / "out"))
     (folder / "theory_7.json").write_text("{")
     with pytest.raises(ValueError, match=r"theory_7\.json"):
         list(export([folder], tmp_path / "out"))

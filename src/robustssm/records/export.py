@@ -84,6 +84,7 @@ def export(paths: Sequence[Path], out: Path, *, probes: bool = False) -> Iterato
 
 
 def _studies(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Results of studies at or below the paths, by the name that their copies get."""
     found: dict[Path, Path] = {}
     for root, file, certain in studies.files(paths):
         try:
@@ -92,6 +93,11 @@ def _studies(paths: Sequence[Path]) -> dict[Path, Path]:
             if certain:
                 raise
             continue
+        if not known and file in paths:
+            raise ValueError(
+                f"{file} must be the result of a poisoning study to be exported; it is another "
+                "JSON file. Give a run, a study, or a directory that holds them."
+            )
         name = file.relative_to(root)
         if known and found.setdefault(name, file) != file:
             _refuse_twins(name, found[name], file)
