@@ -10,8 +10,9 @@ _TABLES = {
     "dataset.test": "300",
     "evaluation_examples": "null",
     "attacks": '[{"name": "pgd", "steps": 10, "step_size": 0.25}, {"name": "autoattack"}]',
+    "evaluation_batch_size": "300",
 }
-"""On digits: a test split of one sixth, all of it attacked by PGD-10 and by AutoAttack."""
+"""On digits: a test split of one sixth, all of it attacked at once, by PGD-10 and by AutoAttack."""
 _ALL_TESTED = {"dataset.test": "300", "evaluation_examples": "null"}
 """On digits_paper and digits_released: the same examples, under the attacks of the tier."""
 _TABLE1_STRUCTURES = ("mega", "mamba", "s5", "s4", "dss")
