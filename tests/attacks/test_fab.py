@@ -1,7 +1,6 @@
-"""FAB: the reference's distances, optima of linear models, and laws of batches, units and masks."""
+"""FAB: optima of linear models, and laws of units, masks, costs and restarts."""
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
@@ -13,125 +12,8 @@ from robustssm.attacks.restrictions import Band
 from robustssm.attacks.threat import Threat
 from robustssm.core.errors import Inapplicable
 from robustssm.core.rng import Noise
-from robustssm.ops import divergence, hyperplanes
-from tests.attacks.digits_net import digits_net
-from tests.data import reference_fab
-
-NORMS = ("linf", "l2", "l1")
-EPS = {"linf": (0.1, 0.15, 0.2, 0.25), "l2": (0.3, 0.5, 0.75, 1.0), "l1": (0.5, 1.0, 2.0, 4.0)}
-BOTH = {"targeted": FABTargeted, "untargeted": FAB}
-
-net_and_data = functools.cache(digits_net)
-
-
-def search(attack, model, x, y, threat, *, seed=0, mask=None):
-    """What the attack itself says, before the base class projects."""
-    region = threat.regions(x, mask=mask)[0]
-    access = Access.of(model)
-    return attack.perturb(access, x, y, region=region, noise=Noise(seed, torch.arange(len(x))))
-
-
-def fooled(attack, model, x, y, threat, *, seed=0, size=500):
-    """Flags of candidates that are searched for in batches of `size`, and judged in one.
-
-    Candidates are so near to the boundary that rounding in the net, which differs from batch size
-    to batch size, can decide: one of 500 under l2 leads by 9e-7 only.
-    """
-    found, noise = [], Noise(seed, torch.arange(len(x)))
-    for rows in torch.arange(len(x)).split(size):
-        found.append(attack(model, x[rows], y[rows], threat=threat, noise=noise.select(rows)))
-    return divergence.wrong(model(torch.cat(found)), y)
-
-
-def compare_with_reference(norm, kind, steps, count):
-    """Distances of the first examples; returns those that differ by more than 1e-5."""
-    net, x, y, _ = net_and_data()
-    stored = np.load(reference_fab.STORED)
-    rows = torch.from_numpy(stored["examples"].astype(np.int64))[:count]
-    theirs = torch.from_numpy(stored[f"{norm}_{steps}_{kind}"])[:count].double()
-    attack = BOTH[kind](steps=steps, stop_early=False)
-    found = search(attack, net, x[rows], y[rows], Threat(norm=norm, eps=1e-9))
-    ours = -found.loss
-    assert divergence.wrong(net(found.points), y[rows]).all()
-    for eps in EPS[norm]:
-        assert torch.equal(ours <= eps, theirs <= eps), f"flags at {eps}"
-    differ = (ours - theirs).abs() > 1e-5
-    if kind == "targeted":
-        target = torch.from_numpy(stored[f"{norm}_{steps}_target"])[:count]
-        assert torch.equal(found.part[~differ], target[~differ].long())
-    return differ.nonzero().squeeze(1).tolist()
-
-
-@pytest.mark.parametrize("kind", BOTH)
-@pytest.mark.parametrize("norm", NORMS)
-def test_distances_and_flags_are_those_of_the_reference(norm, kind):
-    """The reference alone gives our distance for the one (of l1) that differs in its batch."""
-    assert len(compare_with_reference(norm, kind, 20, 50)) <= 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", BOTH)
-@pytest.mark.parametrize("norm", NORMS)
-def test_all_distances_of_a_full_run_are_those_of_the_reference(norm, kind):
-    """Rounding at a kink of the net sends a few of the 494 searches another way."""
-    assert len(compare_with_reference(norm, kind, 100, 500)) <= 5
-
-
-def verdicts(norm, eps):
-    """Whom the reference's third stage saw, and who of them was still right after it."""
-    flags = net_and_data()[3]
-    name = {"linf": "Linf", "l2": "L2"}[norm]
-    before, after = (flags[f"survive_{name}_{eps}_{stage}"] for stage in ("apgd-t", "fab-t"))
-    return before.nonzero().squeeze(1), after
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm, eps", [("linf", 0.15), ("l2", 1.0)])
-def test_verdicts_on_survivors_are_those_of_the_reference(norm, eps):
-    net, x, y, _ = net_and_data()
-    rows, after = verdicts(norm, eps)
-    flags = fooled(FABTargeted(), net, x[rows], y[rows], Threat(norm=norm, eps=eps))
-    assert torch.equal(~flags, after[rows])
-
-
-@pytest.mark.parametrize("norm, eps", [("linf", 0.15), ("l2", 1.0)])
-def test_verdicts_on_the_nearest_survivors_are_those_of_the_reference(norm, eps):
-    net, x, y, _ = net_and_data()
-    rows, after = verdicts(norm, eps)
-    stored = np.load(reference_fab.STORED)
-    distance = torch.full((len(x),), torch.inf)
-    distance[torch.from_numpy(stored["examples"].astype(np.int64))] = torch.from_numpy(
-        stored[f"{norm}_100_targeted"]
-    )
-    rows = rows[distance[rows].argsort()[:10]]
-    flags = fooled(FABTargeted(), net, x[rows], y[rows], Threat(norm=norm, eps=eps))
-    assert torch.equal(~flags, after[rows])
-
-
-@pytest.mark.parametrize("norm, eps", [("linf", 0.17), ("l2", 0.7), ("l1", 1.4)])
-@pytest.mark.parametrize("kind", BOTH)
-def test_the_same_are_fooled_however_it_batches_and_stops(kind, norm, eps):
-    net, x, y, _ = net_and_data()
-    x, y = x[:10], y[:10]
-    more = {"steps": 4, "restarts": 2} | ({"targets": 3} if kind == "targeted" else {})
-    threat = Threat(norm=norm, eps=eps)
-    usual = fooled(BOTH[kind](**more), net, x, y, threat)
-    assert 1 < usual.sum() < 9, "some must be fooled, some not"
-    for other in ({"stop_early": False}, {"together": False}, {"size": 5}, {"size": 1}):
-        other = dict(other)
-        size = other.pop("size", 500)
-        flags = fooled(BOTH[kind](**more, **other), net, x, y, threat, size=size)
-        assert torch.equal(flags, usual), other
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm, eps", [("linf", 0.15), ("l2", 1.0), ("l1", 1.4)])
-def test_batch_sizes_change_no_flag(norm, eps):
-    net, x, y, _ = net_and_data()
-    attack, threat = FABTargeted(steps=20, restarts=2), Threat(norm=norm, eps=eps)
-    usual = fooled(attack, net, x, y, threat)
-    for size in (100, 37, 1):
-        assert torch.equal(fooled(attack, net, x, y, threat, size=size), usual), size
+from robustssm.ops import hyperplanes
+from tests.attacks.fab_searches import BOTH, NORMS, fooled, net_and_data, search
 
 
 class Affine:
