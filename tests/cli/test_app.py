@@ -77,6 +77,20 @@ def test_probe_writes_what_it_found_and_says_what_is_not_covered(run_directory):
         call("probe", run_directory, "--probe", "spectrm")
 
 
+def test_a_probe_that_does_not_cover_a_run_does_not_stop_at_it(tmp_path, monkeypatch):
+    def measure(directory, **_):
+        covered = directory.name != "mamba"
+        return ({"error_bounds": None} if covered else {}), {} if covered else {"error_bounds": "-"}
+
+    monkeypatch.setattr("robustssm.experiment.probe_run", measure)
+    runs = [tmp_path / name for name in ("s4", "mamba", "s5")]
+    for run in runs:
+        run.mkdir()
+    result = call("probe", *runs, "--probe", "error_bounds", "--quiet")
+    written = [name for name in ("s4", "mamba", "s5") if f"{name}/probes/" in result.output]
+    assert written == ["s4", "s5"] and result.exit_code == 2
+
+
 def test_report_writes_html_and_markdown(run_directory, tmp_path):
     result = call("report", run_directory, "--out", tmp_path)
     paths = [line for line in result.output.split() if line.startswith(str(tmp_path))]

@@ -173,6 +173,23 @@ def test_progress_and_record(network):
     assert EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
+def test_settings_are_on_record_as_they_were_asked_for(network):
+    @settings
+    class Transfer(Attack):
+        name = "transfer"
+        source: object
+
+        def perturb(self, model, x, y, *, region, noise):
+            return x
+
+    asked = [PGD(steps=2, step_size=0.5), "quick", Transfer(source=network[0])]
+    result = run(*network, asked)
+    assert result.settings["pgd-2"] == json.loads(json.dumps(to_dict(asked[0])))
+    assert result.settings["quick"]["name"] == "quick", "not its resolved stages"
+    held = type(network[0]).__name__
+    assert result.settings["transfer"] == {"name": "transfer", "source": held}
+
+
 @pytest.mark.parametrize(
     "change, says",
     [

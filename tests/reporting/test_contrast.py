@@ -137,6 +137,15 @@ def test_settings_of_a_recipe_that_was_evaluated_otherwise_are_not_taken_for_the
     assert "Only in A: FGSM." in found.remarks and "Only in B: PGD-50." in found.remarks
 
 
+def test_settings_of_the_evaluation_itself_come_before_those_of_the_recipe(tmp_path):
+    plain = result(0.9, {"pgd-10": 0.6}, settings={"pgd-10": PGD})
+    finer = result(0.9, {"pgd-10": 0.6}, settings={"pgd-10": PGD | {"step_size": 0.1}})
+    a, b = pair(tmp_path, plain, finer, a={"attacks": [PGD]}, b={"attacks": [PGD]})
+    found = contrast(a, b)
+    assert [line.metric for line in found.lines] == ["clean"]
+    assert "pgd-10.step_size: 0.25 in A, 0.1 in B" in found.remarks[0]
+
+
 def test_suites_of_other_stages_are_left_out(tmp_path):
     label = "autoattack_standard"
     full = attacked(0.9, (0.5, 0.45, 0.45, 0.4))

@@ -165,3 +165,11 @@ def test_texts_of_probes_are_escaped(tmp_path):
     assert [attrs for tag, attrs in page.tags if tag == "script"] == [{}]  # ours
     assert not {"\u202e", "\x00"} & set(paths.html.read_text())
     assert violations(shift) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [(0.5, "+50"), (-0.00086, "−0.086"), (0.994, "+99"), (0.996, "+100"), (15.94, "+1,594")],
+)
+def test_percent(change, text):
+    assert probes.percent(change) == f"{text}\N{NO-BREAK SPACE}%"

@@ -81,6 +81,16 @@ def test_the_worst_case_is_over_all_attacks_of_the_data_set(tmp_path):
     assert rows["DSS"]["TRADES", "PGD-10", "Best"].value == "60.0"
 
 
+def test_attacks_of_one_name_with_other_settings_are_named_below(tmp_path):
+    pgd = {"name": "pgd", "steps": 10, "step_size": 0.25}
+    for number, (layer, size) in enumerate([("s4", 0.25), ("dss", 0.25), ("s5", 0.1)]):
+        found = result(0.9, {"pgd-10": 0.6}, settings={"pgd-10": pgd | {"step_size": size}})
+        write_run(tmp_path / str(number), layer=layer, best=found, last=found)
+    assert headline(tmp_path).notes == (
+        "PGD-10 on digits was another for S5, TRADES: step_size 0.1, not 0.25.",
+    )
+
+
 def test_tiers_of_recipes_stand_one_after_another(tmp_path):
     write_run(tmp_path / "a", recipe="digits.s4_trades")
     write_run(tmp_path / "b", recipe="digits.dss_trades", layer="dss")

@@ -36,6 +36,7 @@ def probe(
     from robustssm.experiment import probe_run
 
     overrides = assignments(set_) | ({} if n is None else {"examples": str(n)})
+    lacking = False
     for directory in directories:
         with out.status("", spinner="dots") as status:
             found, refused = probe_run(
@@ -53,5 +54,6 @@ def probe(
             out.print(f"{name}: {reason}", highlight=False)
         for name in found:
             out.print(f"{directory / 'probes' / name}.json", soft_wrap=True, highlight=False)
-        if probes and refused:
-            raise typer.Exit(2)
+        lacking = lacking or bool(probes and refused)
+    if lacking:  # what was asked for by name is missing somewhere
+        raise typer.Exit(2)

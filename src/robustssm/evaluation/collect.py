@@ -66,6 +66,7 @@ def collect(
         threat=to_dict(work.problem.threat),
         warnings=tuple(flags),
         suites=suites,
+        settings={job.label: job.settings for job in work.jobs},
     )
 
 

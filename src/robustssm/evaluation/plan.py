@@ -1,6 +1,7 @@
 """What an evaluation will run, in which pieces, and at most how long it takes."""
 
 import itertools
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +16,10 @@ from robustssm.attacks.base import Attack
 from robustssm.attacks.ensemble import Ensemble
 from robustssm.attacks.suites import Suite, suite
 from robustssm.attacks.threat import Threat
+from robustssm.core.config import to_dict
 from robustssm.core.errors import OutOfTime
 from robustssm.ops import divergence
+from robustssm.records.files import JSON
 
 CHUNK = 256
 """Examples that go through all attacks together, if nobody says otherwise."""
@@ -36,6 +39,8 @@ class Job:
     attack: Attack
     stages: tuple[Attack, ...]
     """The attack itself, or the suite's stages, each given what those before left right."""
+    settings: Mapping[str, JSON]
+    """Of the attack or suite as it was asked for."""
 
     @property
     def suite(self) -> Ensemble | None:
@@ -69,11 +74,15 @@ def plan(
     values = list(attacks.values()) if isinstance(attacks, Mapping) else list(attacks)
     jobs = []
     for name, value in zip(own, values, strict=True):
-        attack = suite(value) if isinstance(value, str) else value
+        attack = asked = suite(value) if isinstance(value, str) else value
         if isinstance(attack, Suite):
             attack = attack.resolve(threat, num_classes=num_classes, shape=shape, masked=masked)
         stages = attack.stages if isinstance(attack, Ensemble) else (attack,)
-        jobs.append(Job(label=name or attack.label, attack=attack, stages=stages))
+        jobs.append(
+            Job(
+                label=name or attack.label, attack=attack, stages=stages, settings=_on_record(asked)
+            )
+        )
     labels = [job.label for job in jobs]
     for label in labels:
         if labels.count(label) > 1:
@@ -87,6 +96,13 @@ def plan(
                 "Give it a label of its own."
             )
     return tuple(jobs)
+
+
+def _on_record(attack: Attack | Suite) -> Mapping[str, JSON]:
+    """Its settings as JSON; what is none, as a model that an attack holds, by its type."""
+    text = json.dumps(to_dict(attack), default=lambda value: type(value).__name__)
+    settings: Mapping[str, JSON] = json.loads(text)
+    return settings
 
 
 def chunks(n: int, size: int) -> Iterator[tuple[int, Int[Tensor, " rows"]]]:

@@ -118,6 +118,8 @@ class EvaluationResult:
     """Examples asked for, where a time limit ended the evaluation before all were finished."""
     data_hash: str | None = None
     """SHA-256 of examples and labels: equal where results are about the same examples."""
+    settings: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    """Label of an attack or suite to its settings as it was asked for; empty in older records."""
 
     def __post_init__(self) -> None:
         if not self.clean:
@@ -201,6 +203,7 @@ class EvaluationResult:
                 **{name: self.interval(name) for name in self.survived},
             },
             "threat": dict(self.threat),
+            "settings": {label: dict(values) for label, values in self.settings.items()},
             "verdict": self.verdict,
             "diagnosed": self.diagnosed,
             "planned": self.planned,
@@ -265,6 +268,7 @@ class EvaluationResult:
             diagnosed=data.get("diagnosed", False),
             planned=data.get("planned"),
             data_hash=data.get("data_hash"),
+            settings=data.get("settings", {}),
         )
 
 

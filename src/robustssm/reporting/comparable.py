@@ -79,7 +79,7 @@ def shared(
     labels = [label for label in one.survived if label in two.survived]
     if attack is not None and attack not in labels:
         raise ValueError(unknown("attack of both runs", attack, labels))
-    known = _attacks(first, one), _attacks(second, two)
+    known = recorded(first, one), recorded(second, two)
     same, remarks = [], []
     for label in labels if attack is None else [attack]:
         told = [each.get(label) for each in known]
@@ -98,15 +98,20 @@ def shared(
     return same, remarks
 
 
-def _attacks(run: Run, result: EvaluationResult) -> dict[str, Mapping[str, Any]]:
+def recorded(run: Run, result: EvaluationResult) -> dict[str, Mapping[str, Any]]:
     """Label to what is on record of an attack: its settings, or what a suite says of its stages.
 
-    Settings are those of the recipe, in order. After an evaluation by other attacks, which labels
-    that begin with another name give away, they are not on record, and nothing is said.
+    Older records of evaluations hold no settings; there they are those of the recipe, in order.
+    After an evaluation by other attacks, which labels that begin with another name give away,
+    they are not on record, and nothing is said.
+
+    Args:
+        run: Whose recipe is asked.
+        result: One of its evaluations.
     """
+    found: dict[str, Mapping[str, Any]] = dict(result.settings)
     listed = [s if isinstance(s, Mapping) else {} for s in run.experiment.get("attacks", [])]
-    found: dict[str, Mapping[str, Any]] = {}
-    if len(listed) == len(result.survived):
+    if not found and len(listed) == len(result.survived):
         found = dict(zip(result.survived, listed, strict=True))
         if any(not _called(label, s) for label, s in found.items() if label not in result.suites):
             found = {}

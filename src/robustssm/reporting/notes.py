@@ -1,11 +1,15 @@
 """What is said about the numbers of runs: verdicts, reasons, and what a table must add below."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from robustssm.records import EvaluationResult, Flagged
 from robustssm.reporting import verdicts
 from robustssm.reporting.base import Judgement, Judgements, Note
+from robustssm.reporting.cells import leaves
+from robustssm.reporting.comparable import apart, recorded
 from robustssm.reporting.runs import CHOSEN_ON_TEST, Run
 
 Marks = Mapping[tuple[str, str], Mapping[str, str]]
@@ -82,7 +86,8 @@ def of_run(run: Run) -> Judgements:
 
 
 def below(runs: Sequence[Run], labels: Sequence[str]) -> tuple[str, ...]:
-    """What must stand under a table with numbers of these attacks: how suites differ.
+    """What must stand under a table with numbers of these attacks: how suites differ from the
+    published ones, and which attacks share a name but not all settings.
 
     Args:
         runs: Whose numbers are in the table.
@@ -99,7 +104,33 @@ def below(runs: Sequence[Run], labels: Sequence[str]) -> tuple[str, ...]:
     for (name, text), members in concerned.items():
         which = "" if members == _showing(runs, name, labels) else f" ({_places(members)})"
         said.append(f"{name}: {text}{which}.")
-    return tuple(said)
+    return (*said, *_otherwise(runs, labels))
+
+
+def _otherwise(runs: Sequence[Run], labels: Sequence[str]) -> Iterator[str]:
+    """Attacks of one label, on the same data under the same threat, with settings that differ."""
+    found: dict[tuple[str, str, str], dict[str, tuple[Mapping[str, Any], list[Run]]]] = {}
+    for label in labels:
+        for run in runs:
+            kinds = found.setdefault((label, run.dataset, verdicts.names.threat(run.threat)), {})
+            for settings in _settings(run, label):
+                key = json.dumps(leaves(settings), sort_keys=True)
+                members = kinds.setdefault(key, (settings, []))[1]
+                members += [run] if run not in members else []
+    for (label, dataset, _), kinds in found.items():
+        ranked = sorted(kinds.values(), key=lambda kind: -len(kind[1]))
+        for settings, members in ranked[1:]:
+            said = "; ".join(f"{path} {b}, not {a}" for path, a, b in apart(ranked[0][0], settings))
+            name = verdicts.names.attack(label)
+            yield f"{name} on {dataset} was another for {_places(members)}: {said}."
+
+
+def _settings(run: Run, label: str) -> Iterator[Mapping[str, Any]]:
+    for checkpoint in run.checkpoints.values():
+        if label in checkpoint.result.survived and label not in checkpoint.result.suites:
+            settings = recorded(run, checkpoint.result).get(label)
+            if settings:
+                yield settings
 
 
 def _showing(runs: Sequence[Run], name: str, labels: Sequence[str]) -> list[Run]:

@@ -139,7 +139,7 @@ def percent(change: float) -> str:
     if not math.isfinite(change):
         return digits(change)
     size = abs(100 * change)
-    text = f"{size:,.0f}" if size >= 100 else f"{size:.2g}"
+    text = f"{size:,.0f}" if size >= 99.5 else f"{size:.2g}"
     return f"{'+' if change > 0 else MINUS if change < 0 else ''}{text}\N{NO-BREAK SPACE}%"
 
 
