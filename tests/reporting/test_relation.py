@@ -49,7 +49,7 @@ def test_summaries_are_means_on_the_best_checkpoint_by_component():
 
 def test_correlations_are_those_of_scipy_and_each_quantity_counts_once(tmp_path):
     write(tmp_path)
-    found = relation(load([tmp_path]).finished)
+    found = relation(cells.groups(load([tmp_path]).finished))
     assert found.quantities == ("own: size", "own: part, ssm", "own: part, linear", "own: before")
     assert found.constant == ("own: same",) and found.scopes == (EVERYTHING,)
     own = found.of("own: size", EVERYTHING)
@@ -65,7 +65,7 @@ def test_the_worst_case_is_over_attacks_that_all_runs_have(tmp_path):
     write(tmp_path)
     path = write_run(tmp_path / "g", layer="g", best=result(0.9, {"pgd-10": 0.95, "square": 0.0}))
     probed.write_probes(path, [one(0.5)])
-    found = relation(load([tmp_path]).finished)
+    found = relation(cells.groups(load([tmp_path]).finished))
     assert found.attacks == ("pgd-10",) and len(found.runs) == 7
     assert found.of("own: size", EVERYTHING).rho == pytest.approx(
         stats.spearmanr([*SIZES.values(), 0.5], [*RATES.values(), 0.9]).statistic
@@ -75,11 +75,23 @@ def test_the_worst_case_is_over_attacks_that_all_runs_have(tmp_path):
 def test_within_each_method_runs_are_compared_among_themselves(tmp_path):
     write(tmp_path / "one")
     write(tmp_path / "two", {k: RATES[k] / 10 for k in "abcd"}, method="standard")
-    found = relation(load([tmp_path]).finished)
+    found = relation(cells.groups(load([tmp_path]).finished))
     assert found.scopes == (EVERYTHING, "TRADES")  # four runs are too few
     assert found.of("own: size", EVERYTHING).n == 10
     assert found.of("own: size", "TRADES").n == 6
     assert found.of("own: size", "Standard") is None
+
+
+def test_seeds_of_a_cell_are_one_point_their_mean(tmp_path):
+    write(tmp_path / "zero")
+    shifted = {name: rate + 0.1 * (name in "bdf") for name, rate in RATES.items()}
+    write(tmp_path / "one", shifted, seed=1)
+    found = relation(cells.groups(load([tmp_path]).finished))
+    assert (found.cells, len(found.runs)) == (6, 12)
+    own = found.of("own: size", EVERYTHING)
+    means = [(rate + shifted[name]) / 2 for name, rate in RATES.items()]
+    assert own.n == 6
+    assert own.rho == pytest.approx(stats.spearmanr(list(SIZES.values()), means).statistic)
 
 
 def test_runs_that_cannot_be_believed_are_left_out(tmp_path):
@@ -87,14 +99,14 @@ def test_runs_that_cannot_be_believed_are_left_out(tmp_path):
     sign = Flagged(name="masking", message="m", severity="invalid")
     bad = write_run(tmp_path / "z", layer="z", best=result(0.9, {"pgd-10": 0.9}, warnings=(sign,)))
     probed.write_probes(bad, [one(9.0)])
-    found = relation(load([tmp_path]).finished)
+    found = relation(cells.groups(load([tmp_path]).finished))
     assert found.unreliable == ("z",) and found.of("own: size", EVERYTHING).n == 6
 
 
 def test_too_few_runs_say_nothing(tmp_path):
     write(tmp_path, {k: RATES[k] for k in "abcd"})
     runs = load([tmp_path]).finished
-    assert relation(runs) is None
+    assert relation(cells.groups(runs)) is None
     assert list(relation_figures.blocks(cells.groups(runs), level=0.95)) == []
 
 
@@ -103,7 +115,7 @@ def test_what_is_found_is_said_also_if_it_is_nothing(tmp_path):
     said, figure, table = relation_figures.blocks(
         cells.groups(load([tmp_path]).finished), level=0.95
     )
-    assert "4 quantities" in said.text and "over 6 runs" in said.text
+    assert "4 quantities" in said.text and "over 6 cells" in said.text
     assert "None remains below 0.05 after Holm's adjustment" in said.text
     assert "p = 0.017" in table.groups[0].rows[0].cells[0].details[1]
     assert len(table.groups[0].rows) == 4 and len(figure.panels) == 1

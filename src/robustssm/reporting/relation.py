@@ -5,14 +5,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from statistics import mean
 
 from robustssm.records import Axis, ProbeResult, Quantity
 from robustssm.reporting import names, probes, ranks
+from robustssm.reporting.cells import Group
 from robustssm.reporting.pairs import holm
 from robustssm.reporting.runs import Run
 
 LEAST = 5
-"""Runs below which no correlation is taken."""
+"""Cells below which no correlation is taken."""
 EVERYTHING = "all methods"
 _FIXED = {"split": "test", "checkpoint": "best"}
 _WORDS = 24  # places along an axis of words, beyond which it is averaged over too
@@ -20,12 +22,13 @@ _WORDS = 24  # places along an axis of words, beyond which it is averaged over t
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """One quantity against robust accuracy, over the runs of one scope."""
+    """One quantity against robust accuracy, over the cells of one scope."""
 
     quantity: str
     scope: str
-    """`EVERYTHING`, or a training method within which runs are compared."""
+    """`EVERYTHING`, or a training method within which cells are compared."""
     n: int
+    """Cells. Seeds of a cell are averaged: they are no further evidence about other models."""
     rho: float
     """Spearman's rank correlation."""
     interval: tuple[float, float]
@@ -36,16 +39,17 @@ class Correlation:
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """All correlations over some runs, in the order of the probes."""
+    """All correlations over some cells, in the order of the probes."""
 
     correlations: tuple[Correlation, ...]
     attacks: tuple[str, ...]
     """Labels of the attacks over which the worst case is taken: those that all runs have."""
+    cells: int
     runs: tuple[str, ...]
     unreliable: tuple[str, ...]
     """Names of runs left out as their accuracy must not be believed."""
     constant: tuple[str, ...]
-    """Quantities that are the same for all runs, which correlate with nothing."""
+    """Quantities that are the same for all cells, which correlate with nothing."""
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -54,7 +58,7 @@ class Relation:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """Over which runs: all first."""
+        """Over which cells: all first."""
         return tuple(dict.fromkeys(each.scope for each in self.correlations))
 
     def of(self, quantity: str, scope: str) -> Correlation | None:
@@ -63,25 +67,30 @@ class Relation:
         return next(found, None)
 
 
-def relation(runs: Sequence[Run], *, level: float = 0.95) -> Relation | None:
-    """Correlates every scalar summary with robust accuracy, over all runs and within each method.
+def relation(groups: Sequence[Group], *, level: float = 0.95) -> Relation | None:
+    """Correlates every scalar summary with robust accuracy, over all cells and within each method.
 
     Robust accuracy is that of the best checkpoint, right on the clean example and under every
-    attack that all runs have in common. p-values are adjusted for all correlations together.
+    attack that all runs have in common. Both are means over the seeds of a cell. p-values are
+    adjusted for all correlations together.
 
     Args:
-        runs: Runs on the same data under the same threat.
+        groups: Cells on the same data under the same threat.
         level: Confidence of the intervals, in (0, 1).
 
     Returns:
-        The correlations, or None if fewer than `LEAST` runs have both probes and attacks.
+        The correlations, or None if fewer than `LEAST` cells have both probes and attacks.
     """
-    probed = [run for run in runs if run.probes and "best" in run.checkpoints]
-    fit = [run for run in probed if run.verdict_on("best") != "unreliable"]
-    attacks = _shared(fit)
+    probed = [
+        [run for run in group.runs if run.probes and "best" in run.checkpoints] for group in groups
+    ]
+    believed = [[run for run in cell if run.verdict_on("best") != "unreliable"] for cell in probed]
+    fit = [cell for cell in believed if cell]
+    runs = [run for cell in fit for run in cell]
+    attacks = _shared(runs)
     if len(fit) < LEAST or not attacks:
         return None
-    accuracies = [_accuracy(run, attacks) for run in fit]
+    accuracies = [round(mean(_accuracy(run, attacks) for run in cell), 12) for cell in fit]
     columns, constant = _columns(fit)
     found = []
     for scope, chosen in _scopes(fit):
@@ -103,8 +112,9 @@ def relation(runs: Sequence[Run], *, level: float = 0.95) -> Relation | None:
             dataclasses.replace(each, adjusted=p) for each, p in zip(found, adjusted, strict=True)
         ),
         attacks=attacks,
-        runs=tuple(run.name for run in fit),
-        unreliable=tuple(run.name for run in probed if run not in fit),
+        cells=len(fit),
+        runs=tuple(run.name for run in runs),
+        unreliable=tuple(run.name for cell in probed for run in cell if run not in runs),
         constant=constant,
     )
 
@@ -146,15 +156,10 @@ def _apart(axis: Axis) -> bool:
 
 
 def _columns(
-    runs: Sequence[Run],
+    cells: Sequence[Sequence[Run]],
 ) -> tuple[dict[str, tuple[float | None, ...]], tuple[str, ...]]:
-    """Summary to its value for every run; and which are constant. The same numbers count once."""
-    rows: list[Mapping[str, float]] = []
-    for run in runs:
-        made: dict[str, float] = {}
-        for result in run.probes.values():
-            made = summaries(result) | made
-        rows.append(made)
+    """Summary to its value for every cell; and which are constant. The same numbers count once."""
+    rows = [_averaged(runs) for runs in cells]
     columns: dict[str, tuple[float | None, ...]] = {}
     constant = []
     seen: set[tuple[str | None, ...]] = set()
@@ -170,6 +175,18 @@ def _columns(
     return columns, tuple(constant)
 
 
+def _averaged(runs: Sequence[Run]) -> Mapping[str, float]:
+    """Summary to its mean over the runs that have it."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        made: dict[str, float] = {}
+        for result in run.probes.values():
+            made = summaries(result) | made
+        for name, value in made.items():
+            values.setdefault(name, []).append(value)
+    return {name: mean(several) for name, several in values.items()}
+
+
 def _shared(runs: Sequence[Run]) -> tuple[str, ...]:
     """Attacks that every run's best checkpoint was put to."""
     results = [run.checkpoints["best"].result for run in runs]
@@ -183,9 +200,10 @@ def _accuracy(run: Run, attacks: Sequence[str]) -> float:
     return sum(all(row) for row in rows) / result.n
 
 
-def _scopes(runs: Sequence[Run]) -> Iterator[tuple[str, list[int]]]:
-    """All runs, then those of each method; if there is only one method, once."""
-    yield EVERYTHING, list(range(len(runs)))
-    methods = sorted({run.method for run in runs}, key=lambda m: names.rank(names.METHODS, m))
+def _scopes(cells: Sequence[Sequence[Run]]) -> Iterator[tuple[str, list[int]]]:
+    """All cells, then those of each method; if there is only one method, once."""
+    yield EVERYTHING, list(range(len(cells)))
+    having = [runs[0].method for runs in cells]
+    methods = sorted(set(having), key=lambda m: names.rank(names.METHODS, m))
     for method in methods if len(methods) > 1 else ():
-        yield method, [at for at, run in enumerate(runs) if run.method == method]
+        yield method, [at for at, own in enumerate(having) if own == method]

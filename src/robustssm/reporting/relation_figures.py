@@ -27,15 +27,14 @@ _LEVEL = 0.05  # of Holm's p, below which a correlation is said to remain
 
 
 def blocks(groups: Sequence[Group], *, level: float) -> Iterator[Block]:
-    """What was found, drawn and in numbers, for every data set and threat with enough runs.
+    """What was found, drawn and in numbers, for every data set and threat with enough cells.
 
     Args:
         groups: All cells, in order.
         level: Confidence of the intervals, in (0, 1).
     """
     for number, section in enumerate(dict.fromkeys(group.section for group in groups), 1):
-        runs = [run for group in groups if group.section == section for run in group.runs]
-        found = relation(runs, level=level)
+        found = relation([group for group in groups if group.section == section], level=level)
         if found is None or not found.correlations:
             continue
         where = ", ".join(section)
@@ -46,7 +45,7 @@ def blocks(groups: Sequence[Group], *, level: float) -> Iterator[Block]:
             title=f"Rank correlation with robust accuracy, {section[0]}",
             caption=(
                 f"{where}: Spearman's rank correlation of the quantities with robust accuracy, "
-                f"over {len(found.runs)} runs; those with the smallest p over all methods. Lines: "
+                f"over {found.cells} cells; those with the smallest p over all methods. Lines: "
                 f"{level:.0%} intervals by Fisher's z (Bonett and Wright's variance); filled: "
                 f"p (Holm) below {_LEVEL}. Chosen by what they show: read the table of all."
             ),
@@ -63,7 +62,7 @@ def blocks(groups: Sequence[Group], *, level: float) -> Iterator[Block]:
 
 
 def strength(found: Relation) -> list[str]:
-    """Quantities by their p-value over all runs, the smallest first."""
+    """Quantities by their p-value over all cells, the smallest first."""
 
     def chance(name: str) -> float:
         own = found.of(name, EVERYTHING)
@@ -92,22 +91,23 @@ def table(found: Relation, quantities: Sequence[str], *, level: float) -> Table:
             "Spearman's rank correlation with robust accuracy (best checkpoint, right on the clean "
             f"example and under {', '.join(map(names.attack, found.attacks))}). Brackets: "
             f"{level:.0%} interval by Fisher's z with Bonett and Wright's variance. p: exact over "
-            "all orders for up to 8 runs, else by Student's t; p (Holm): adjusted for all "
+            "all orders for up to 8 cells, else by Student's t; p (Holm): adjusted for all "
             f"{len(found.correlations)} correlations that were taken."
         ),
         corner="Quantity",
         columns=tuple((scope,) for scope in found.scopes),
         groups=(RowGroup(rows=rows),),
         notes=(
-            "Over all methods a correlation may only tell methods apart; runs of the same "
-            "structure with other seeds are not independent, so intervals are too narrow.",
-            f"\N{EN DASH}: fewer than {LEAST} runs have it, or it does not vary.",
+            "A cell is one point, the mean of its seeds. Over all methods a correlation may only "
+            "tell methods apart; cells of one structure, or of one with and without adaptive "
+            "scaling, are not independent, so intervals are too narrow.",
+            f"\N{EN DASH}: fewer than {LEAST} cells have it, or it does not vary.",
         ),
     )
 
 
 def forest(found: Relation, quantities: Sequence[str]) -> str:
-    """A line per quantity: correlation over all runs and within methods, as SVG.
+    """A line per quantity: correlation over all cells and within methods, as SVG.
 
     Args:
         found: All correlations.
@@ -179,10 +179,11 @@ def _said(found: Relation, where: str) -> str:
     if found.unreliable:
         left = f" Left out, as their evaluation is unreliable: {', '.join(found.unreliable)}."
     if found.constant:
-        left += f" Not tested, as they are the same for every run: {len(found.constant)}."
+        left += f" Not tested, as they are the same for every cell: {len(found.constant)}."
     return (
         f"{where}: {len(found.quantities)} quantities of probes against robust accuracy over "
-        f"{len(found.runs)} runs, over all methods and within each: {len(found.correlations)} "
+        f"{found.cells} cells ({len(found.runs)} runs), over all methods and within each: "
+        f"{len(found.correlations)} "
         f"correlations. {outcome} A correlation over trained models is no cause.{left}"
     )
 
