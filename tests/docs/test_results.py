@@ -37,7 +37,7 @@ def test_every_record_is_of_the_recipe_as_it_is_now(tier: str) -> None:
     ("grids", "place", "seeds", "attacked"),
     [
         (("digits.table1", "digits.table2"), "digits", 3, 300),
-        (("digits.released", "digits.bugs"), "released", 1, 300),
+        (("digits.released", "digits.bugs"), "released", 3, 300),
         (("mnist14.table",), "mnist14", 1, 200),
     ],
 )
