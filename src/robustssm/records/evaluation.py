@@ -268,7 +268,7 @@ class EvaluationResult:
             diagnosed=data.get("diagnosed", False),
             planned=data.get("planned"),
             data_hash=data.get("data_hash"),
-            settings=data.get("settings", {}),
+            settings={k: dict(v) for k, v in data.get("settings", {}).items()},
         )
 
 

@@ -34,7 +34,7 @@ _CAPTION = (
     "Claims of the papers in our words. Published: the same comparison on the printed tables, and "
     "whether the claim holds as printed; empty where nothing is printed. Here: least and largest "
     "of the comparisons, each a mean over seeds. Several comparisons: a claim about all of them "
-    "holds if every one does, and fails if one does."
+    "holds if every one does by its own p, and fails if one does by p (Holm)."
 )
 
 

@@ -179,12 +179,13 @@ def _averaged(runs: Sequence[Run]) -> Mapping[str, float]:
     """Summary to its mean over the runs that have it."""
     values: dict[str, list[float]] = {}
     for run in runs:
-        made: dict[str, float] = {}
+        own: dict[str, float] = {}
         for result in run.probes.values():
-            made = summaries(result) | made
-        for name, value in made.items():
+            own = summaries(result) | own
+        for name, value in own.items():
             values.setdefault(name, []).append(value)
-    return {name: mean(several) for name, several in values.items()}
+    made = {name: mean(several) for name, several in values.items()}
+    return {name: value for name, value in made.items() if not math.isnan(value)}
 
 
 def _shared(runs: Sequence[Run]) -> tuple[str, ...]:
