@@ -85,7 +85,6 @@ def test_two_workers_of_ray_give_the_numbers_of_processes(tmp_path):
     assert not list((tmp_path / "ray").glob(".seen_by_all*"))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not HAS_RAY, reason="needs Ray")
 def test_a_cluster_that_is_not_there_is_named_with_everything_else(tmp_path):
     done = sweep(tmp_path, "--address", "127.0.0.1:9", "--set", "epoch=3")

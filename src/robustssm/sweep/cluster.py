@@ -18,6 +18,8 @@ _GRACE = 12.0
 """Seconds that runs have to end once they are told to."""
 _GLANCE = 1.0
 """Seconds between looks at what the runs have said."""
+_PATIENCE = 10.0
+"""Seconds in which the head of a cluster must take a connection."""
 
 
 class Cluster:
@@ -179,11 +181,19 @@ def _join(ray: Any, address: str | None, *, cpus: int) -> None:
         ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
         return
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         got = f"'{address}' ({' '.join(str(error).split())[:200]})"
         advice = "Start a cluster with `ray start --head`, or drop --address to run here."
         raise ValueError(violation("`--address`", "lead to a Ray cluster", got, advice)) from None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT, at once: Ray asks for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def _gpus(ray: Any, setup: Setup) -> int:
