@@ -17,7 +17,7 @@ from robustssm.core.placement import cpu_threads
 from robustssm.core.rng import Noise
 from robustssm.core.types import LogitsFn
 
-CACHE_BYTES = 3 * 2**23
+CACHE_BYTES = 5 * 2**23
 """What a pass on a CPU may keep for its backward pass, to stay near the caches of its core."""
 
 ROWS = (1, 128)

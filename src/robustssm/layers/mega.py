@@ -17,6 +17,7 @@ from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.adaptive_scaling import AdaptiveScalingConfig
 from robustssm.layers.attention import RelativeBias, future
 from robustssm.layers.base import CausalLayer, LayerConfig, Role, SequenceLayer
+from robustssm.layers.layer_norm import LayerNorm
 from robustssm.layers.linear import Linear
 from robustssm.layers.moving_average import MovingAverage
 from robustssm.ops import recurrence as recurrences
@@ -98,10 +99,10 @@ class _MegaLayer(SequenceLayer):
         self.qk_gain = nn.Parameter(noise.fork("qk").normal(2, d_attention, std=0.02))
         self.qk_offset = nn.Parameter(torch.zeros(2, d_attention))
         self.bias = RelativeBias(heads=1, length=length, noise=noise.fork("bias"))
-        self.norm = nn.LayerNorm(d_model)
+        self.norm = LayerNorm(d_model)
         self.expand = _linear(d_model, ffn, noise.fork("expand"))
         self.contract = _linear(ffn, d_model, noise.fork("contract"))
-        self.ffn_norm = nn.LayerNorm(d_model)
+        self.ffn_norm = LayerNorm(d_model)
 
     def forward(
         self, x: Float[Tensor, "batch length d_model"]
@@ -140,7 +141,7 @@ class _MegaLayer(SequenceLayer):
         if self.scaling is not None:
             scaled = observe(self, "ads", average, self.scaling(average))
         made = gates(self.mixed(silu(scaled)), self.qk_gain, self.qk_offset, self.widths)
-        read = attention(made.q[:, None], made.k[:, None], v[:, None])[:, 0]
+        read = attention(made.q[:, None], made.k[:, None], v[:, None]).squeeze(1)
         observe(self, "attention", v, read)
         read = observe(self, "gate", read, reset(read, made))
         hidden = observe(self, "linear", read, self.hidden(read))

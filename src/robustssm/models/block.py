@@ -21,6 +21,7 @@ from robustssm.core.config import settings
 from robustssm.core.observation import Part, observe, observed
 from robustssm.core.rng import Noise, global_stream
 from robustssm.layers.base import LayerConfig
+from robustssm.layers.layer_norm import LayerNorm
 from robustssm.layers.linear import Linear
 from robustssm.layers.preparation import Preparing
 from robustssm.models.fusion import Branch, fused_branch, make_branch
@@ -174,4 +175,4 @@ def _feed_forward(d_model: int, hidden: int, noise: Noise) -> nn.Module:
 
 
 def _norm(kind: str, d_model: int) -> nn.Module:
-    return nn.Identity() if kind == "none" else nn.LayerNorm(d_model)
+    return nn.Identity() if kind == "none" else LayerNorm(d_model)

@@ -14,6 +14,7 @@ from robustssm.core.config import Named, register, settings
 from robustssm.core.errors import violation
 from robustssm.core.rng import Noise
 from robustssm.layers.base import LayerConfig, Role, SequenceLayer
+from robustssm.layers.layer_norm import LayerNorm
 from robustssm.models.block import BlockConfig, linear
 from robustssm.models.positions import sines
 from robustssm.models.tokens import Raster, Shape, Tokenizer
@@ -112,14 +113,14 @@ class SequenceClassifier(nn.Module):
         table = _positions(config, length)
         self.register_buffer("positions", table, persistent=False)
         self.input = linear(channels, d_model, noise=noise.fork("input"))
-        self.input_norm = nn.LayerNorm(d_model) if config.input_norm else nn.Identity()
+        self.input_norm = LayerNorm(d_model) if config.input_norm else nn.Identity()
         self.blocks = nn.ModuleList(
             config.block.build(
                 config.layer, d_model=d_model, length=length, noise=noise.fork("block", index)
             )
             for index in range(config.num_layers)
         )
-        self.final_norm = nn.LayerNorm(d_model) if config.final_norm else nn.Identity()
+        self.final_norm = LayerNorm(d_model) if config.final_norm else nn.Identity()
         self.head = linear(d_model, num_classes, noise=noise.fork("head"))
 
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
@@ -160,7 +161,7 @@ class SequenceClassifier(nn.Module):
         for block in self.blocks:
             h = block(h)
         h = self.final_norm(h)
-        return self.head(h.mean(1) if self.config.pooling == "mean" else h[:, -1])
+        return self.head(_mean(h) if self.config.pooling == "mean" else h[:, -1])
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -208,6 +209,14 @@ class SequenceClassifier(nn.Module):
             elif isinstance(module, SequenceLayer):
                 found |= {f"{prefix}.{name}": role for name, role in module.roles().items()}
         return found
+
+
+def _mean(h: Tensor) -> Tensor:
+    """The mean over tokens, whose gradient is one row for all of them instead of a copy for each.
+
+    In half precision, where a sum might overflow, torch's own.
+    """
+    return h.sum(1) / h.shape[1] if torch.finfo(h.dtype).bits >= 32 else h.mean(1)
 
 
 def _positions(config: SequenceClassifierConfig, length: int) -> Tensor | None:

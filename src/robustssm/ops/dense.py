@@ -6,6 +6,8 @@ forward and the gradient of x, "full" forward and all gradients:
 | rows, inputs, outputs | forward | frozen | full |
 |---|---|---|---|
 | 512, 32, 32 (torch's is taken) | 28 / 17 | 52 / 48 | 71 / 70 |
+| 1024, 2, 64 (columns of 34) | 15 / 9 | 64 / 82 | |
+| 5376, 2, 64 (columns of 34) | 31 / 44 | 147 / 330 | |
 | 1024, 32, 32 | 33 / 28 | 63 / 72 | 89 / 106 |
 | 1024, 32, 128 | 60 / 87 | 117 / 195 | 174 / 310 |
 | 12544, 3, 64 | 75 / 112 | 244 / 717 | 553 / 1627 |
@@ -21,7 +23,8 @@ from torch import Tensor
 
 from robustssm.ops.kernels import cpu_dense, native
 
-_LEAST_PRODUCTS = 2**20  # multiplications in all; below, what stands around them costs more
+_LEAST_PRODUCTS = 2**20  # multiplications in all; below, what stands around them costs more,
+_LEAST_RESULTS = 2**16  # unless so many sums are written, of however few products
 _LEAST_ROWS = 32  # below, the weight is not used often enough to be worth laying out anew
 _LEAST_INPUTS, _LEAST_OUTPUTS = 2, 8  # below, a register is mostly empty
 _LEAST_WIDTH = 8  # of vectors; with 4 (no AVX2) half of what torch reaches
@@ -62,8 +65,9 @@ def _is_large(x: Tensor, weight: Tensor) -> bool:
     outputs, inputs = weight.shape
     if inputs < _LEAST_INPUTS or outputs < _LEAST_OUTPUTS:
         return False
-    products = x.numel() * outputs
-    return products >= _LEAST_PRODUCTS and products >= _LEAST_ROWS * inputs * outputs
+    rows = x.numel() // inputs
+    enough = rows * inputs * outputs >= _LEAST_PRODUCTS or rows * outputs >= _LEAST_RESULTS
+    return enough and rows >= _LEAST_ROWS
 
 
 def _is_compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

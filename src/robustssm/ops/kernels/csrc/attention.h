@@ -17,24 +17,25 @@ INLINE int64_t score_row(int64_t keys) { return whole_vectors(keys) + VW; }
 
 /* Scores to weights, row by row, zeros behind the last key. NaN spreads over its row. */
 static void softmax_rows(float *s, int64_t rows, int64_t keys) {
-  int64_t row = score_row(keys), width = whole_vectors(keys);
+  int64_t row = score_row(keys), width = whole_vectors(keys), last = width - VW;
+  vi behind = numbers() >= (int32_t)(keys - last);
   for (int64_t i = 0; i < rows; i++, s += row) {
-    for (int64_t j = keys; j < row; j++) s[j] = -INFINITY;
+    store(s + last, where(behind, splat(-INFINITY), load(s + last)));
     vf most = splat(-INFINITY), total = {0};
     for (int64_t j = 0; j < width; j += VW) {
       vf x = load(s + j);
       most = where(x > most, x, most);
     }
-    float peak = most[0];
-    for (int j = 1; j < VW; j++) peak = most[j] > peak ? most[j] : peak;
+    float peak = most_of(most);
     for (int64_t j = 0; j < width; j += VW) {
       vf e = whole(exp_parts(load(s + j) - peak));
+      if (j == last) e = where(behind, splat(0), e);
       store(s + j, e);
       total += e;
     }
-    for (int64_t j = keys; j < row; j++) total[j % VW] -= j < width ? s[j] : 0, s[j] = 0;
     float scale = 1 / sum_of(total);
     for (int64_t j = 0; j < width; j += VW) store(s + j, load(s + j) * scale);
+    store(s + width, splat(0));
   }
 }
 

@@ -39,45 +39,17 @@ INLINE vf block_act_slope(vf x, int64_t kind) {
   return kind == ADS_SIGMOID ? v * (1.0f - v) : 1.0f - v * v;
 }
 
-/* Mean and 1 / deviation of a row. */
 INLINE void measure(const block_task *q, const float *x, float *moments) {
-  int64_t d = q->channels;
-  vf sum = {0}, squares = {0};
-  for (int64_t n = 0; n < d; n += VW) sum += load(x + n);
-  float mean = sum_of(sum) / (float)d;
-  for (int64_t n = 0; n < d; n += VW) {
-    vf off = load(x + n) - mean;
-    squares += off * off;
-  }
-  moments[0] = mean;
-  moments[1] = 1.0f / __builtin_sqrtf(sum_of(squares) / (float)d + q->epsilon);
+  norm_measure(x, q->channels, q->epsilon, moments);
 }
 
-/* out = (x - mean) / deviation * gain + offset. */
 INLINE void normalise(const block_task *q, const float *x, float *out, const float *moments) {
-  float mean = moments[0], rate = moments[1];
-  for (int64_t n = 0; n < q->channels; n += VW)
-    store(out + n, (load(x + n) - mean) * rate * load(q->gain + n) + load(q->offset + n));
+  norm_apply(x, q->gain, q->offset, q->channels, moments, out);
 }
 
-/* out = the gradient of x from g, that of the normalised row; plus `add` unless NULL. */
 INLINE void normalise_back(const block_task *q, const float *x, const float *moments,
                            const float *g, const float *add, float *out) {
-  int64_t d = q->channels;
-  vf total = {0}, along = {0};
-  float mean = moments[0], rate = moments[1];
-  for (int64_t n = 0; n < d; n += VW) {
-    vf slope = load(g + n) * load(q->gain + n);
-    total += slope;
-    along += slope * (load(x + n) - mean) * rate;
-  }
-  float level = sum_of(total) / (float)d, tilt = sum_of(along) / (float)d;
-  for (int64_t n = 0; n < d; n += VW) {
-    vf unit = (load(x + n) - mean) * rate;
-    vf dx = (load(g + n) * load(q->gain + n) - level - unit * tilt) * rate;
-    if (add != NULL) dx += load(add + n);
-    store(out + n, dx);
-  }
+  norm_back(x, q->gain, q->channels, moments, g, add, out);
 }
 
 INLINE fft_plan block_plan(const block_task *q) {

@@ -13,6 +13,22 @@ INLINE vf where(vi condition, vf yes, vf no) {
   return (vf)(((vu)condition & (vu)yes) | (~(vu)condition & (vu)no));
 }
 
+/* The largest element; a NaN counts only in the first place. */
+INLINE float most_of(vf v) {
+  vf other;
+#define MOST_OF_BOTH(n) other = TURNED(v, n), v = where(other > v, other, v)
+#if VW == 16
+  MOST_OF_BOTH(8);
+#endif
+#if VW >= 8
+  MOST_OF_BOTH(4);
+#endif
+  MOST_OF_BOTH(2);
+  MOST_OF_BOTH(1);
+#undef MOST_OF_BOTH
+  return v[0];
+}
+
 /* Where x is NaN it stays: these instructions return their second operand then, as do comparisons.
  * GCC does not find them in the expressions of the last case. */
 #if defined(__AVX512F__) && VW == 16

@@ -17,5 +17,6 @@ EXPORT int64_t robustssm_vector_width(void) { return VW; }
 #include "low_rank.h"
 #include "attention.h"
 #include "activation.h"
+#include "layer_norm.h"
 #include "block.h"
 #include "mega_gates.h"

@@ -51,13 +51,37 @@ INLINE void store_some(float *p, vf v, int64_t n) {
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* The vector with element k + n at place k, from the front again behind the end. A constant
+ * shuffle: a loop over elements goes through memory, and costs more than the sum of a short row. */
+#if VW == 16
+#define TURNED(v, n)                                                                              \
+  __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, \
+                          n + 10, n + 11, n + 12, n + 13, n + 14, n + 15)
+#elif VW == 8
+#define TURNED(v, n) \
+  __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7)
+#else
+#define TURNED(v, n) __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3)
+#endif
+
+/* 0, 1, ..., VW - 1. */
+INLINE vi numbers(void) {
+  vi v = {0};
+  for (int k = 0; k < VW; k++) v[k] = k;
+  return v;
+}
+
 /* The sum of a vector's elements, by halves: the same order at every call. */
 INLINE float sum_of(vf v) {
-  float part[VW];
-  memcpy(part, &v, sizeof v);
-  for (int half = VW / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; k++) part[k] += part[k + half];
-  return part[0];
+#if VW == 16
+  v += TURNED(v, 8);
+#endif
+#if VW >= 8
+  v += TURNED(v, 4);
+#endif
+  v += TURNED(v, 2);
+  v += TURNED(v, 1);
+  return v[0];
 }
 
 /* Subnormal numbers cost a hundred times what others do, and decaying states are full of them. */
