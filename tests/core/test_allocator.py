@@ -1,12 +1,15 @@
 """Freed memory that stays: no page faults at the second use, in this process and its children."""
 
+import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from robustssm.core import allocator
-from robustssm.core.allocator import keep_freed_memory
+from robustssm.core.allocator import keep_freed_memory, with_huge_pages
 
 glibc = pytest.mark.skipif(allocator._mallopt() is None, reason="needs glibc")
 
@@ -84,3 +87,43 @@ def test_a_refusal_is_told_and_nothing_is_set(monkeypatch):
     with pytest.raises(ValueError, match="must be allowed by glibc"):
         keep_freed_memory()
     assert "MALLOC_MMAP_MAX_" not in allocator.os.environ
+
+
+HUGE = """
+import torch
+kept = torch.ones(48 << 20)
+with open("/proc/self/smaps_rollup") as lines:
+    print(sum(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages")))
+"""
+
+
+def test_a_process_started_with_huge_pages_has_them():
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if allocator._mallopt() is None or not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("needs glibc, and a Linux that grants them")
+    if tuple(map(int, platform.libc_ver()[1].split("."))) < (2, 35):
+        pytest.skip("needs glibc 2.35")
+    plain = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    kib = {}
+    for name, environment in (("plain", plain), ("huge", with_huge_pages(plain))):
+        done = subprocess.run(
+            [sys.executable, "-c", HUGE], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        kib[name] = int(done.stdout)
+    assert kib["huge"] >= 100_000, "most of 192 MiB"
+    if "[madvise]" in setting.read_text():
+        assert kib["plain"] < 50_000
+
+
+def test_huge_pages_leave_other_settings_as_they_are(monkeypatch):
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
+    assert with_huge_pages({"A": "b"}) == {"A": "b", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    other = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}
+    assert with_huge_pages(other) == {
+        "GLIBC_TUNABLES": "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"
+    }
+    own = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    assert with_huge_pages(own) == own
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert with_huge_pages({"A": "b"}) == {"A": "b"}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from robustssm.core.allocator import with_huge_pages
 from robustssm.sweep.backend import Event
 from robustssm.sweep.job import Job, Progress, Setup
 
@@ -107,7 +108,8 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            env=with_huge_pages(os.environ)
+            | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             start_new_session=True,  # Ctrl-C is for the driver, which tells the workers
         )
         threading.Thread(target=self._listen, daemon=True).start()

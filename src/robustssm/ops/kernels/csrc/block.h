@@ -104,8 +104,7 @@ static float *block_forward_rows(const block_task *q, const float *y, float *sca
   if (q->ads != ADS_NONE) {
     block_multiply(q, y, q->scale, scaled, rows);
     if (q->shift != NULL) block_multiply(q, y, q->shift, shifted, rows);
-    for (int64_t k = 0; k < size; k += VW) {
-      int64_t n = k % d;
+    for (int64_t k = 0, n = 0; k < size; k += VW, n = n + VW < d ? n + VW : 0) {
       vf m = load(scaled + k);
       if (q->scale_bias != NULL) m += load(q->scale_bias + n);
       store(scaled + k, m);
@@ -126,8 +125,8 @@ static float *block_forward_rows(const block_task *q, const float *y, float *sca
   }
   if (!q->mixing) return value;
   block_multiply(q, value, q->mix, mixed, rows);
-  for (int64_t k = 0; k < size; k += VW) {
-    vf z = load(mixed + k) + load(q->mix_bias + k % d);
+  for (int64_t k = 0, n = 0; k < size; k += VW, n = n + VW < d ? n + VW : 0) {
+    vf z = load(mixed + k) + load(q->mix_bias + n);
     store(mixed + k, z);
     if (q->mixed_gelu) store(two + k, gelu(z));
   }
