@@ -80,7 +80,7 @@ def test_who_may_be_called_from_several_threads(network):
 
 def test_pieces_depend_on_what_a_row_keeps():
     with global_stream(Noise(0)):
-        small, large = nn.Linear(10, 10), nn.Sequential(nn.Linear(10, 50_000), nn.ReLU())
+        small, large = nn.Linear(10, 10), nn.Sequential(nn.Linear(10, 200_000), nn.ReLU())
     x = torch.ones(4, 10)
     assert rows_that_fit(Access(small), x) == 128
     assert 1 <= rows_that_fit(Access(large), x) < 128
