@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from robustssm.attacks.apgd import APGD, APGDTargeted
+from robustssm.attacks.base import Attack
 from robustssm.attacks.ensemble import Ensemble
 from robustssm.attacks.pgd import PGD
 from robustssm.attacks.threat import Threat
 from robustssm.core.errors import CorruptFile
+from robustssm.core.placement import cpu_threads
 from robustssm.core.rng import Streams
 from robustssm.evaluation import journal as module
+from robustssm.evaluation import session
 from robustssm.evaluation.evaluate import evaluate
+from robustssm.evaluation.journal import DiskJournal, Piece, Unit
 from robustssm.evaluation.session import Evaluation
 
 THREAT = Threat(eps=0.05)
@@ -62,6 +66,49 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(network, tmp_path, after)
     assert resumed == whole
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert run(network, None) == whole, "and without a journal"
+
+
+@pytest.mark.parametrize("after", [2, 7, 16, 21])
+def test_a_killed_chunk_goes_on_from_its_finished_parts(network, tmp_path, monkeypatch, after):
+    """Every chunk goes in four parts, one after the other on one thread."""
+    calls, search = [], Attack.search
+
+    def counted(self, *given, **options):
+        calls.append(self.label)
+        if len(calls) == after:
+            raise Killed
+        return search(self, *given, **options)
+
+    monkeypatch.setattr(session, "reentrant", lambda model: True)
+    with cpu_threads(1):
+        whole = run(network, tmp_path / "whole")
+        monkeypatch.setattr(Attack, "search", counted)
+        with pytest.raises(Killed):
+            run(network, tmp_path / "killed")
+        pieces = list((tmp_path / "killed" / "pieces").iterdir())
+        assert len(pieces) == (after - 1) % 4
+        assert run(network, tmp_path / "killed", resume=True) == whole
+        resumed = len(calls) - after
+        calls[:] = [""] * after  # count on, without a kill
+        run(network, tmp_path / "again")
+    assert resumed == len(calls) - after - (after - 1), "no finished part was searched again"
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_piece_comes_back_as_it_was_and_damage_is_named(tmp_path):
+    rows, unit = torch.tensor([3, 4]), Unit(0, 1, 2)
+    kept = Piece(rows, torch.arange(10.0).view(2, 5), torch.tensor([-1, 0]), (1, 2, 3))
+    journal = DiskJournal(tmp_path, {}, resume=False)
+    assert journal.load_piece(unit, 0) is None
+    journal.store_piece(unit, 0, kept)
+    loaded = journal.load_piece(unit, 0)
+    assert loaded is not None and loaded.passes == kept.passes
+    assert torch.equal(loaded.rows, rows) and torch.equal(loaded.points, kept.points)
+    assert torch.equal(loaded.part, kept.part)
+    file = next((tmp_path / "pieces").iterdir())
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(CorruptFile, match="must be a piece of an evaluation's journal"):
+        journal.load_piece(unit, 0)
 
 
 def test_what_is_finished_is_not_computed_again(network, tmp_path):

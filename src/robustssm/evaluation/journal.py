@@ -3,7 +3,8 @@
 On disk a journal is a directory: `header.json`, which says what is evaluated (model and data by
 content hash), and one compressed file per chunk of examples, attack and stage. It says for every
 example whether it was fooled and by which part of the attack (target or restart), and holds the
-points that fool. Files are written whole or not at all.
+points that fool. Files are written whole or not at all. While a chunk is attacked in parts, each
+finished part lies beside them until the chunk's file is written.
 """
 
 import io
@@ -11,7 +12,7 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ FORMAT = 1
 
 
 class Unit(NamedTuple):
-    """One stage of one attack on one chunk of the examples; the smallest piece that is kept."""
+    """One stage of one attack on one chunk of the examples."""
 
     chunk: int
     attack: int
@@ -55,6 +56,18 @@ class Outcome:
     """Calls of the model, examples forward, examples backward."""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What an attack found for some of a unit's examples, before the unit is finished."""
+
+    rows: Int[Tensor, " rows"]
+    """Which examples of the data."""
+    points: Float[Tensor, "rows ..."]
+    part: Int[Tensor, " rows"]
+    """As of `Outcome`."""
+    passes: tuple[int, int, int]
+
+
 class Journal:
     """Finished units, in memory."""
 
@@ -69,8 +82,17 @@ class Journal:
         return self._units.get(unit)
 
     def store(self, unit: Unit, outcome: Outcome) -> None:
-        """Keeps a finished unit."""
+        """Keeps a finished unit, and no piece of it any longer."""
         self._units[unit] = outcome
+
+    def load_piece(self, unit: Unit, number: int) -> Piece | None:
+        """A piece of a unit that is not finished; None if it is not kept."""
+        del unit, number
+        return None
+
+    def store_piece(self, unit: Unit, number: int, piece: Piece) -> None:
+        """Keeps a piece where a kill would lose it: not in memory."""
+        del unit, number, piece
 
 
 class DiskJournal(Journal):
@@ -115,37 +137,68 @@ class DiskJournal(Journal):
         Raises:
             CorruptFile: If the file is damaged; nothing is overwritten.
         """
-        file = self._file(unit)
-        if not file.exists():
-            return None
-        try:
-            # Opened here, as numpy leaves a damaged file open; it checks the CRC of every array.
-            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-                named = {name: torch.from_numpy(stored[name]) for name in stored.files}
-            passes = named.pop("passes").tolist()
-            return Outcome(**named, passes=(passes[0], passes[1], passes[2]))
-        except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise CorruptFile(
-                f"{file} must be a piece of an evaluation's journal; it is damaged ({error}). "
-                "Remove it and go on with --resume: it is then computed again."
-            ) from None
+        found = _read(self._file(unit), ("rows", "right", "part", "nan", "fooled", "points"))
+        return None if found is None else Outcome(**found)
 
     def store(self, unit: Unit, outcome: Outcome) -> None:
-        """Writes a finished unit.
+        """Writes a finished unit, then removes its pieces.
 
         Raises:
             OSError: If the disk is full or not writable; what is there stays whole.
         """
-        arrays = {
-            name: getattr(outcome, name).cpu().numpy()
-            for name in ("rows", "right", "part", "nan", "fooled", "points")
-        }
-        content = io.BytesIO()
-        np.savez_compressed(content, passes=np.array(outcome.passes), **arrays)
-        write_bytes(self._file(unit), content.getvalue())
+        _write(self._file(unit), vars(outcome))
+        for piece in (self.path / "pieces").glob(f"{self._file(unit).stem}-*.npz"):
+            piece.unlink(missing_ok=True)
+
+    def load_piece(self, unit: Unit, number: int) -> Piece | None:
+        """A piece of a unit that is not finished; None if it is not kept.
+
+        Raises:
+            CorruptFile: If the file is damaged; nothing is overwritten.
+        """
+        found = _read(self._piece(unit, number), ("rows", "points", "part"))
+        return None if found is None else Piece(**found)
+
+    def store_piece(self, unit: Unit, number: int, piece: Piece) -> None:
+        """Writes a piece of a unit.
+
+        Raises:
+            OSError: If the disk is full or not writable; what is there stays whole.
+        """
+        _write(self._piece(unit, number), vars(piece))
 
     def _file(self, unit: Unit) -> Path:
         return self.path / "units" / f"{unit.chunk:05d}-{unit.attack:02d}-{unit.stage:02d}.npz"
+
+    def _piece(self, unit: Unit, number: int) -> Path:
+        return self.path / "pieces" / f"{self._file(unit).stem}-{number:03d}.npz"
+
+
+def _write(file: Path, values: Mapping[str, Any]) -> None:
+    arrays: dict[str, Any] = {
+        name: value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
+        for name, value in values.items()
+    }
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(file, content.getvalue())
+
+
+def _read(file: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """The arrays of these names as tensors, and the passes; None if there is no file."""
+    if not file.exists():
+        return None
+    try:
+        # Opened here, as numpy leaves a damaged file open; it checks the CRC of every array.
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+            found = {name: torch.from_numpy(stored[name]) for name in names}
+            calls, forwards, backwards = stored["passes"].tolist()
+        return {**found, "passes": (calls, forwards, backwards)}
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CorruptFile(
+            f"{file} must be a piece of an evaluation's journal; it is damaged ({error}). "
+            "Remove it and go on with --resume: it is then computed again."
+        ) from None
 
 
 def _refuse_other(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

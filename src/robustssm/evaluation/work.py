@@ -1,9 +1,8 @@
 """The work of an evaluation: every attack on every chunk, each outcome verified and kept."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +16,7 @@ from robustssm.core.rng import Noise, Streams
 from robustssm.evaluation.journal import Journal, Outcome, Unit
 from robustssm.evaluation.plan import Cost, Job, chunks, parts
 from robustssm.evaluation.problem import Batch, Problem
+from robustssm.evaluation.search import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,8 @@ class Work:
         planned = [self.meter.of(stage, len(left) + len(tried)) for stage in job.stages]
         self.meter.attack = job.label
         for stage, attack in enumerate(job.stages):
-            outcome = self.journal.load(Unit(chunk, number, stage))
+            unit = Unit(chunk, number, stage)
+            outcome = self.journal.load(unit)
             spent = self.meter.of(attack, len(left) + len(tried))
             self.meter.total -= planned[stage] - spent  # the fooled are skipped
             if outcome is not None:
@@ -187,8 +188,8 @@ class Work:
             elif len(left) + len(tried):
                 if job.suite is not None:
                     self.meter.attack = f"{job.label}: {attack.label}"
-                outcome = self._attack(job, attack, left, tried)
-                self.journal.store(Unit(chunk, number, stage), outcome)
+                outcome = self._attack(unit, job, attack, left, tried)
+                self.journal.store(unit, outcome)
                 self.meter.done += spent
             self.meter.show()
             if outcome is not None:
@@ -196,12 +197,12 @@ class Work:
             tried = tried[:0]  # the first stage says what is to be said of them
         return torch.isin(rows, left)
 
-    def _attack(self, job: Job, attack: Attack, left: Tensor, tried: Tensor) -> Outcome:
+    def _attack(self, unit: Unit, job: Job, attack: Attack, left: Tensor, tried: Tensor) -> Outcome:
         """One stage on the examples `left`, then on those of `tried`."""
         rows = torch.cat((left, tried))
         batch, ledger = self.problem.batch(rows), self.problem.access.ledger
         before = (ledger.calls, ledger.forwards, ledger.backwards)
-        found = self._search(job, attack, rows, batch)
+        found = self._search(unit, job, attack, rows, batch)
         judged = self.problem.judge(found.points, batch.y)
         claimed = (~judged.right[: len(left)]).nonzero().flatten()
         fooled = self._confirmed(found.points, batch.y, claimed)
@@ -222,55 +223,27 @@ class Work:
             ),
         )
 
-    def _search(self, job: Job, attack: Attack, rows: Tensor, batch: Batch) -> Candidates:
+    def _search(
+        self, unit: Unit, job: Job, attack: Attack, rows: Tensor, batch: Batch
+    ) -> Candidates:
         """Runs the attack, part by part, in as many threads as there are; the ledger has it all."""
-        at = parts(len(rows)) if self.parted else [slice(0, len(rows))]
-        accesses = [self.problem.access.apart() for _ in at]
-        planned = self.meter.of(attack, len(rows))
+        planned, cost = self.meter.of(attack, len(rows)), self.meter.cost
+        search = Search(
+            problem=self.problem,
+            attack=attack,
+            rows=rows,
+            batch=batch,
+            parts=parts(len(rows)) if self.parted else [slice(0, len(rows))],
+            noise=lambda some: self._noise(job, attack, some),
+            unit=unit,
+            journal=self.journal,
+        )
 
-        def search(number: int) -> Candidates:
-            some = at[number]
-            return attack.search(
-                accesses[number],
-                batch.x[some],
-                batch.y[some],
-                threat=self.problem.threat,
-                noise=self._noise(job, attack, rows[some]),
-                mask=None if batch.mask is None else batch.mask[some],
-            )
+        def show(forwards: int, backwards: int) -> None:
+            spent = forwards * cost.forward + backwards * cost.backward
+            self.meter.show(min(spent, planned))
 
-        def show() -> None:
-            cost = self.meter.cost
-            under_way = sum(
-                a.ledger.forwards * cost.forward + a.ledger.backwards * cost.backward
-                for a in accesses
-            )
-            self.meter.show(min(under_way, planned))
-
-        if self.pool is None or len(at) == 1:
-            for access in accesses:
-                access.ledger.on_call = show
-            found = [search(number) for number in range(len(at))]
-        else:
-            futures = [self.pool.submit(search, number) for number in range(len(at))]
-            try:
-                while wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION).not_done:
-                    show()
-                    for future in futures:
-                        if future.done():
-                            future.result()  # raises what went wrong there
-                found = [future.result() for future in futures]
-            except BaseException:
-                for future, access in zip(futures, accesses, strict=True):
-                    future.cancel()
-                    access.ledger.deadline = -math.inf  # those under way stop at their next call
-                raise
-        ledger = self.problem.access.ledger
-        for access in accesses:
-            ledger.calls += access.ledger.calls
-            ledger.forwards += access.ledger.forwards
-            ledger.backwards += access.ledger.backwards
-        return Candidates(*(torch.cat(each) for each in zip(*found, strict=True)))
+        return search.run(self.pool, show)
 
     def _confirmed(self, points: Tensor, y: Tensor, claimed: Tensor) -> Tensor:
         """Those of `claimed` that are wrong when classified together, as `verify` will do it.
