@@ -9,8 +9,11 @@ import pytest
 from benchmarks import summary
 from robustssm.core.config import override, to_dict
 from robustssm.experiment.rundir import completed, differences
+from robustssm.poisoning.brewing_differences import differences as between_arms
 from robustssm.recipes import recipe
 from robustssm.recipes.grids import grid
+from robustssm.records.brewing import BrewingResult
+from robustssm.reporting.load import load
 
 RESULTS = summary.RESULTS
 RUNS = sorted(path.parent for path in RESULTS.rglob("recipe.json"))
@@ -53,6 +56,25 @@ def test_the_grids_are_whole(grids: tuple[str, ...], place: str, seeds: int, att
             found = read(run, "evaluation.json")
             assert found["n"] == attacked, (name, seed)
             assert place == "released" or "autoattack_standard" in found["attacks"], (name, seed)
+
+
+def test_every_poisoning_study_can_be_read() -> None:
+    found = load([RESULTS / "poison"])
+    assert len(found.studies) == len(list((RESULTS / "poison").glob("*.json"))) == 29
+    assert not found.damaged
+
+
+@pytest.mark.parametrize("model", ["lru", "mamba2", "s4d"])
+def test_differences_between_arms_are_those_of_the_arms(model: str) -> None:
+    (study,) = load([RESULTS / "poison" / f"brewing_small_{model}.json"]).studies
+    assert isinstance(study.result, BrewingResult)  # whose arms have rounded accuracies
+    made = between_arms(study.result.arms)
+    assert len(made) == len(study.result.differences)
+    for one, other in zip(made, study.result.differences, strict=True):
+        assert (one.control, one.measure) == (other.control, other.measure)
+        assert one.matched_seeds == other.matched_seeds
+        assert one.differences == pytest.approx(other.differences, abs=2e-7)
+        assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=2e-7)
 
 
 def test_the_page_says_what_the_records_hold() -> None:
