@@ -19,7 +19,7 @@ from robustssm.core.rng import Streams
 from robustssm.evaluation import journal as module
 from robustssm.evaluation import session
 from robustssm.evaluation.evaluate import evaluate
-from robustssm.evaluation.journal import DiskJournal, Piece, Unit
+from robustssm.evaluation.journal import DiskJournal, Outcome, Piece, Unit
 from robustssm.evaluation.session import Evaluation
 
 THREAT = Threat(eps=0.05)
@@ -95,7 +95,7 @@ def test_a_killed_chunk_goes_on_from_its_finished_parts(network, tmp_path, monke
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_a_piece_comes_back_as_it_was_and_damage_is_named(tmp_path):
+def test_a_piece_comes_back_as_it_was_and_damage_is_named(tmp_path, monkeypatch):
     rows, unit = torch.tensor([3, 4]), Unit(0, 1, 2)
     kept = Piece(rows, torch.arange(10.0).view(2, 5), torch.tensor([-1, 0]), (1, 2, 3))
     journal = DiskJournal(tmp_path, {}, resume=False)
@@ -105,6 +105,14 @@ def test_a_piece_comes_back_as_it_was_and_damage_is_named(tmp_path):
     assert loaded is not None and loaded.passes == kept.passes
     assert torch.equal(loaded.rows, rows) and torch.equal(loaded.points, kept.points)
     assert torch.equal(loaded.part, kept.part)
+    whole = Outcome(rows, rows.bool(), rows, rows.bool(), rows, kept.points, (1, 2, 3))
+    monkeypatch.setattr(DiskJournal, "_drop_pieces", lambda *_: None)
+    journal.store(unit, whole)  # killed before it removed them
+    monkeypatch.undo()
+    assert len(list((tmp_path / "pieces").iterdir())) == 1
+    DiskJournal(tmp_path, {}, resume=True)
+    assert not list((tmp_path / "pieces").iterdir())
+    journal.store_piece(unit, 0, kept)
     file = next((tmp_path / "pieces").iterdir())
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(CorruptFile, match="must be a piece of an evaluation's journal"):

@@ -121,6 +121,8 @@ class DiskJournal(Journal):
             if resume:
                 _refuse_other(path, there, wanted)
             if there == wanted:
+                for finished in (path / "units").glob("*.npz"):  # killed before it removed them
+                    self._drop_pieces(finished)
                 return
         if file.exists():
             shutil.rmtree(path)
@@ -146,9 +148,9 @@ class DiskJournal(Journal):
         Raises:
             OSError: If the disk is full or not writable; what is there stays whole.
         """
-        _write(self._file(unit), vars(outcome))
-        for piece in (self.path / "pieces").glob(f"{self._file(unit).stem}-*.npz"):
-            piece.unlink(missing_ok=True)
+        file = self._file(unit)
+        _write(file, vars(outcome))
+        self._drop_pieces(file)
 
     def load_piece(self, unit: Unit, number: int) -> Piece | None:
         """A piece of a unit that is not finished; None if it is not kept.
@@ -166,6 +168,10 @@ class DiskJournal(Journal):
             OSError: If the disk is full or not writable; what is there stays whole.
         """
         _write(self._piece(unit, number), vars(piece))
+
+    def _drop_pieces(self, file: Path) -> None:
+        for piece in (self.path / "pieces").glob(f"{file.stem}-*.npz"):
+            piece.unlink(missing_ok=True)
 
     def _file(self, unit: Unit) -> Path:
         return self.path / "units" / f"{unit.chunk:05d}-{unit.attack:02d}-{unit.stage:02d}.npz"
