@@ -1,5 +1,6 @@
 """Where a model runs, in which precision and in how many processes: a thin layer over Fabric."""
 
+import atexit
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -67,7 +68,25 @@ def in_processes(
             strategy=DDPStrategy(start_method=method, timeout=PATIENCE),
             precision=precision,
         )
-        fabric.launch(function, *arguments)
+        launch: Callable[..., None] = fabric.launch
+        launch(_in_one, function, *arguments)
+
+
+def _in_one(fabric: Any, function: Callable[..., None], *arguments: object) -> None:
+    """In each process: runs the function and, before the interpreter ends, leaves the others.
+
+    A thread of gloo drops the tensors of the last exchange, for which it needs the interpreter;
+    it aborts the process if that is gone. Fabric takes care of this for NCCL alone.
+    """
+    atexit.unregister(_leave)  # where others started this process, it may run several in turn
+    atexit.register(_leave)
+    function(fabric, *arguments)
+
+
+def _leave() -> None:
+    """Ends the connection to the other processes, and the threads that serve it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def started_outside() -> bool:
