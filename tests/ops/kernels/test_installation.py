@@ -1,9 +1,11 @@
 """Building robustssm: with a C compiler, without one, and from a source distribution."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,6 +16,9 @@ from robustssm.ops.kernels import native
 
 pytest.importorskip("setuptools", minversion="77")
 
+COMPILERS = [
+    name for name in ("gcc-9", "gcc-10", "gcc-11", "gcc", "clang-14", "clang") if shutil.which(name)
+]
 ROOT = Path(__file__).resolve().parents[3]
 BUILD = (
     "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
@@ -83,6 +88,23 @@ def test_the_source_distribution_has_the_c_sources(source, tmp_path):
     sources = ROOT / "src/robustssm/ops/kernels/csrc"
     assert {f"src/robustssm/ops/kernels/csrc/{p.name}" for p in sources.glob("*.[ch]")} <= names
     assert {"setup.py", "pyproject.toml", "src/robustssm/ops/kernels/native.py"} <= names
+
+
+@pytest.mark.parametrize("level", ["x86_64_v4", "x86_64_v3", "generic"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_other_compilers_understand_the_sources(compiler, level):
+    # GCC before 12 lacks some of Clang's vector functions; what fails to compile is left out.
+    if level != "generic" and platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("the level is one of another processor")
+    source = ROOT / f"src/robustssm/ops/kernels/csrc/{level}.c"
+    flags = [] if level == "generic" else ["-march=" + level.replace("_", "-")]
+    include = f"-I{sysconfig.get_paths()['include']}"
+    done = subprocess.run(
+        [compiler, "-fsyntax-only", "-std=gnu11", "-w", include, *flags, source],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -29,14 +29,13 @@ INLINE void multiply_tile(const float *const a[TILE_ROWS], int64_t a_step, const
 
 /* a0 b0 a1 b1 ... of the first or the second halves of a and b. */
 #if VW == 16
-#define PAIRS(a, b, h)                                                                             \
-  __builtin_shufflevector(a, b, h, h + 16, h + 1, h + 17, h + 2, h + 18, h + 3, h + 19, h + 4,     \
-                          h + 20, h + 5, h + 21, h + 6, h + 22, h + 7, h + 23)
+#define PAIRS(a, b, h)                                                                      \
+  SHUFFLED(a, b, h, h + 16, h + 1, h + 17, h + 2, h + 18, h + 3, h + 19, h + 4, h + 20, h + 5, \
+           h + 21, h + 6, h + 22, h + 7, h + 23)
 #elif VW == 8
-#define PAIRS(a, b, h) \
-  __builtin_shufflevector(a, b, h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11)
+#define PAIRS(a, b, h) SHUFFLED(a, b, h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11)
 #else
-#define PAIRS(a, b, h) __builtin_shufflevector(a, b, h, h + 4, h + 1, h + 5)
+#define PAIRS(a, b, h) SHUFFLED(a, b, h, h + 4, h + 1, h + 5)
 #endif
 
 /* Rows become columns: a perfect shuffle of all rows, as often as VW is halved. */

@@ -462,11 +462,11 @@ typedef struct {
 /* (re, im, re, im, ...) to (im, re, im, re, ...). */
 INLINE vf swapped(vf v) {
 #if VW == 16
-  return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+  return SHUFFLED(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
 #elif VW == 8
-  return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+  return SHUFFLED(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
 #else
-  return __builtin_shufflevector(v, v, 1, 0, 3, 2);
+  return SHUFFLED(v, v, 1, 0, 3, 2);
 #endif
 }
 

@@ -27,6 +27,13 @@ typedef float vf __attribute__((vector_size(4 * VW), may_alias));
 typedef float vf_unaligned __attribute__((vector_size(4 * VW), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * VW), may_alias));
 
+/* The elements of a, then those of b, by number; all numbers are constants. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
+#endif
+
 INLINE vf splat(float a) { return a - (vf){0}; }
 
 INLINE vf load(const float *p) { return (vf) * (const vf_unaligned *)p; }
@@ -54,14 +61,13 @@ INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 /* The vector with element k + n at place k, from the front again behind the end. A constant
  * shuffle: a loop over elements goes through memory, and costs more than the sum of a short row. */
 #if VW == 16
-#define TURNED(v, n)                                                                              \
-  __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, \
-                          n + 10, n + 11, n + 12, n + 13, n + 14, n + 15)
+#define TURNED(v, n)                                                                   \
+  SHUFFLED(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, n + 10, \
+           n + 11, n + 12, n + 13, n + 14, n + 15)
 #elif VW == 8
-#define TURNED(v, n) \
-  __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7)
+#define TURNED(v, n) SHUFFLED(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7)
 #else
-#define TURNED(v, n) __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3)
+#define TURNED(v, n) SHUFFLED(v, v, n, n + 1, n + 2, n + 3)
 #endif
 
 /* 0, 1, ..., VW - 1. */
