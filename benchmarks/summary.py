@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from robustssm.reporting.cells import CLEAN, Group, flags, groups
+from robustssm.reporting.controls import pairs as controls
 from robustssm.reporting.effects import both, single
 from robustssm.reporting.evidence import tiers
 from robustssm.reporting.load import load
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "results"
 _BLOCK = re.compile(r"(<!-- (\w+): .*? -->\n).*?(<!-- end -->)", re.DOTALL)
+_PAIRS = {"released": both, "bugs": single, "controls": controls}
 _ATTACKS = {
     "pgd_released-10": "released PGD-10",
     "pgd-10": "PGD-10",
@@ -54,7 +56,7 @@ def filled(page: str) -> str:
 
 
 def _groups(source: str) -> tuple[Group, ...]:
-    return groups(load([RESULTS / source]).finished)
+    return groups(load([RESULTS / part for part in source.split(",")]).finished)
 
 
 def _cells(members: Sequence[Group], _: Sequence[str]) -> Iterator[str]:
@@ -71,12 +73,12 @@ def _cells(members: Sequence[Group], _: Sequence[str]) -> Iterator[str]:
 
 def _effects(members: Sequence[Group], which: Sequence[str]) -> Iterator[str]:
     """One line per cell that was run in two ways: the first, and what the second adds."""
-    found = tiers(members)
-    pairs = list(both(found)) if which == ["released"] else list(single(found))
+    pairs = list(_PAIRS[which[0]](tiers(members)))
+    first = "compared with" if which == ["controls"] else "paper"
     keys = [CLEAN, *(key for key in _ATTACKS if any(_values(p.before, key) for p in pairs))]
     names = [_ATTACKS.get(key, key) for key in keys]
     yield from _header(
-        ["cell", *(f"{n}: paper" for n in names), *(f"{n}: change" for n in names)], left=1
+        ["cell", *(f"{n}: {first}" for n in names), *(f"{n}: change" for n in names)], left=1
     )
     for pair in pairs:
         before = [_spread(_values(pair.before, key)) for key in keys]

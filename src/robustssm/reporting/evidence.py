@@ -19,6 +19,8 @@ Term = tuple[float, str, str, str, str]
 STANDARD = "Standard"
 FIXED = ("S4", "S4D", "DSS", "S5", "LRU")
 """Structures whose recurrence does not depend on the input."""
+BASELINES = ("EMA", "Attention", "Transformer", "CNN")
+"""No state space models, or parts of one: for comparison."""
 _AA = "autoattack"
 
 
@@ -148,19 +150,60 @@ def changes(group: Group) -> tuple[int, int, str]:
     return changed, -len(group.runs), group.structure
 
 
+def cell(group: Group) -> str:
+    """The name of a cell's recipe without its tier.
+
+    Args:
+        group: A cell.
+    """
+    return group.runs[0].recipe.rpartition(".")[2]
+
+
+def by_recipe(tier: Tier) -> dict[str, Group]:
+    """Recipe without its tier to the cell that stands for it: the one with fewest changes.
+
+    A change may be of the structure, and make a row of its own.
+
+    Args:
+        tier: Cells under one threat.
+    """
+    found: dict[str, list[Group]] = {}
+    for group in (*tier.base, *tier.variants):
+        found.setdefault(cell(group), []).append(group)
+    return {name: min(members, key=changes) for name, members in found.items()}
+
+
+def controls(structures: Iterable[str]) -> set[str]:
+    """Those that no claim is about: baselines, and controls of structures that are there too.
+
+    Args:
+        structures: Display names, "S4 + AdS-ReLU (frozen)".
+    """
+    there, found = set(structures), set()
+    for structure in there:
+        plain = structure.removeprefix("Bidirectional ").partition(" (")[0]
+        plain = plain.replace("+ AdSS-", "+ AdS-").replace("+ shift-", "+ AdS-")
+        plain = plain.removesuffix(" + GLU")
+        if structure in BASELINES or (plain != structure and plain in there):
+            found.add(structure)
+    return found
+
+
 class Measured(Source):
     """Runs of one section and tier, without those whose evaluation is unreliable."""
 
     def __init__(self, tier: Tier) -> None:
-        """Takes the base cells of a tier.
+        """Takes the base cells of a tier, without controls.
 
         Args:
             tier: Cells that differ in structure, method and seed.
         """
         self.name = tier.tier or tier.section[0]
         self.section = tier.section
-        self._groups = {(g.runs[0].structure, g.method): g for g in tier.base}
-        every = [run for g in tier.base for run in g.runs]
+        others = controls(g.runs[0].structure for g in tier.base)
+        kept = [g for g in tier.base if g.runs[0].structure not in others]
+        self._groups = {(g.runs[0].structure, g.method): g for g in kept}
+        every = [run for g in kept for run in g.runs]
         rows = [c.result.survived for run in every for c in run.checkpoints.values()]
         self.attacks = tuple(k for k in rows[0] if all(k in row for row in rows)) if rows else ()
         self.runs = len(every)

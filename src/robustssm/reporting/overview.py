@@ -10,6 +10,7 @@ from robustssm.reporting import (
     attribution,
     cells,
     comparison,
+    controls,
     curves,
     details,
     effects,
@@ -83,6 +84,11 @@ class Overview(Report):
                 name="effects",
                 title="What the released code's differences do",
                 blocks=tuple(effects.blocks(groups, marks=marks, level=self.level)),
+            ),
+            Section(
+                name="controls",
+                title="What controls say",
+                blocks=tuple(controls.blocks(groups, marks=marks, level=self.level)),
             ),
             Section(
                 name="comparison",
