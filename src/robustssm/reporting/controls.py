@@ -28,7 +28,7 @@ CONTROLS = (
 )
 """A control, the cell it is compared with, and what is different; recipes without tier and method.
 
-Where no `s4_gelu` was run `s4` stands for it: with one GELU in small tiers, with two in the paper's.
+Where no `s4_gelu` was run `s4` stands for it, with one GELU in small tiers and two in the others.
 """
 
 
