@@ -48,7 +48,7 @@ def test_a_control_is_compared_method_by_method_over_shared_seeds(tmp_path):
     run(tmp_path, "digits.s4_affine_trades", 0.9, model={**bare, "block": block})  # no partner
     (table,) = tables(tmp_path)
     ((head, row),) = rows(table).items()
-    assert head == "no nonlinearity: S4 (affine), PGD-AT"
+    assert head == "no nonlinearity: S4 \N{RIGHTWARDS ARROW} S4 (affine), PGD-AT"
     gap = row["AutoAttack", "difference"]
     assert gap.value == "\N{MINUS SIGN}10.0" and gap.details[-1] == "2 seeds"
     assert row["PGD-10", "compared with"].value == "61.0"
@@ -63,10 +63,11 @@ def test_the_paper_has_two_gelus_where_small_tiers_have_one(tmp_path):
     ads = {"name": "adaptive_scaling", "activation": "relu", "form": "scale"}
     model = {"name": "classifier", "layer": {"name": "s4", "scaling": ads}, "block": affine}
     run(tmp_path, "digits.s4_affine_ads_pgd", 0.5, method="pgd_training", model=model)
-    assert list(rows(tables(tmp_path)[0])) == ["GELU instead of AdS: S4, PGD-AT"]
+    head = "GELU instead of AdS: S4 + AdS-ReLU (no GELU) \N{RIGHTWARDS ARROW} S4, PGD-AT"
+    assert list(rows(tables(tmp_path)[0])) == [head]
     other = {**model, "layer": {"name": "s4"}, "block": {**affine, "mixing_activation": "gelu"}}
     run(tmp_path, "digits.s4_gelu_pgd", 0.4, method="pgd_training", model=other)
-    assert list(rows(tables(tmp_path)[0])) == ["GELU instead of AdS: S4, PGD-AT"]
+    assert list(rows(tables(tmp_path)[0])) == [head]
     assert rows(tables(tmp_path)[0]).popitem()[1]["PGD-10", "control"].value == "40.0"
 
 

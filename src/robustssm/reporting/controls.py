@@ -50,8 +50,14 @@ def blocks(groups: Sequence[Group], *, marks: Marks, level: float) -> Iterator[B
             "for their number: of twenty, one interval of 95 % misses its value by chance."
         )
     )
-    heads, corner = ("compared with", "control"), "What is different"
-    yield pair_table(found, heads=heads, corner=corner, marks=marks, level=level)
+    yield pair_table(
+        found,
+        heads=("compared with", "control"),
+        corner="What is different",
+        what="Controls, and the cells that they are compared with",
+        marks=marks,
+        level=level,
+    )
 
 
 def pairs(found: Sequence[Tier]) -> Iterator[Pair]:
@@ -69,5 +75,6 @@ def pairs(found: Sequence[Tier]) -> Iterator[Pair]:
                 stem, _, method = name.rpartition("_")
                 before = recipes.get(f"{plain}_{method}")
                 if stem == control and before is not None:
-                    label = f"{what}: {after.runs[0].structure}, {after.method}"
+                    first, second = (group.runs[0].structure for group in (before, after))
+                    label = f"{what}: {first} \N{RIGHTWARDS ARROW} {second}, {after.method}"
                     yield Pair(section=tier.section, label=label, before=before, after=after)

@@ -42,13 +42,25 @@ def blocks(groups: Sequence[Group], *, marks: Marks, level: float) -> Iterator[B
             )
         )
     if released:
-        heads, corner = ("as in the paper", "as released"), "Cell"
         yield pair_table(
-            released, heads=heads, corner=corner, marks=marks, level=level, remark=_REMARK
+            released,
+            heads=("as in the paper", "as released"),
+            corner="Cell",
+            what="The same cells as in the paper and as released",
+            marks=marks,
+            level=level,
+            remark=_REMARK,
         )
     if bugs:
-        heads, corner = ("as in the paper", "with this"), "Cell, and what is changed"
-        yield pair_table(bugs, heads=heads, corner=corner, marks=marks, level=level, remark=_REMARK)
+        yield pair_table(
+            bugs,
+            heads=("as in the paper", "with this"),
+            corner="Cell, and what is changed",
+            what="The same cells as in the paper and with one thing changed",
+            marks=marks,
+            level=level,
+            remark=_REMARK,
+        )
 
 
 def both(found: Sequence[Tier]) -> Iterator[Pair]:

@@ -36,6 +36,7 @@ def pair_table(
     *,
     heads: tuple[str, str],
     corner: str,
+    what: str,
     marks: Marks,
     level: float,
     remark: str = "",
@@ -46,6 +47,7 @@ def pair_table(
         pairs: One row each, grouped by section.
         heads: What the first and the second of a pair are.
         corner: What a row is.
+        what: What is compared: the caption's first words.
         marks: Notes on the checkpoints.
         level: Confidence of the intervals, in (0, 1).
         remark: Sentences for the end of the caption.
@@ -61,8 +63,8 @@ def pair_table(
         made.setdefault(", ".join(pair.section), []).append(Row(head=pair.label, cells=entries))
     seeds = sorted({len(_shared(pair)) for pair in pairs})
     caption = (
-        f"The same cells {heads[0]} and {heads[1]}: accuracy of the best checkpoints in "
-        f"percent, and the difference in points over the seeds that both have "
+        f"{what}: accuracy of the best checkpoints in percent, and the difference in points, "
+        f"{heads[1]} minus {heads[0]}, over the seeds that both have "
         f"({' or '.join(map(str, seeds))}). Brackets: {level:.0%} interval over seeds; one "
         f"seed: over examples. {remark}"
     )
