@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from robustssm.core.rng import Noise
@@ -37,8 +37,12 @@ def problem(*, seed, dtype, low, width, shape, std, odd):
     return x, x_adv, (low, high)
 
 
+FAR = {"seed": 0, "dtype": torch.float64, "shape": (2, 3, 4, 4), "std": 10.0, "odd": torch.nan}
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @given(case=CASES, eps=RADII)
+@example(case={**FAR, "low": 0.0, "width": 255.0}, eps=1e-5)  # 10^7 radii away
 def test_projection_is_in_ball_and_box_and_idempotent(norm, case, eps):
     x, x_adv, bounds = problem(**case)
     z = balls.project(x_adv, x, norm=norm, eps=eps, bounds=bounds)

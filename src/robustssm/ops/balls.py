@@ -153,6 +153,8 @@ def _project_rounded(
         reach = torch.minimum(over(_largest_fraction(speed, space, eps), x) * move.abs(), room)
     else:
         reach = torch.minimum((move.abs() - over(_least_cut(speed, space, eps), x)).clamp(0), room)
+        # A cut from lengths far beyond eps is rounded as they are, so that too much may be left.
+        reach = reach * over(eps / _flat(reach).sum(1).clamp(min=eps), x)
     moved = centre + move.sign() * reach
     z = moved.to(x.dtype)
     z = torch.where((z.double() - centre).abs() > reach, torch.nextafter(z, x), z)

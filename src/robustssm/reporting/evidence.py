@@ -54,7 +54,7 @@ class Source(ABC):
         found = [(factor, self.values(*where)) for factor, *where in terms]
         shared = sorted(set.intersection(*(set(values) for _, values in found)))
         if shared:
-            sums = tuple(sum(f * values[seed] for f, values in found) for seed in shared)
+            sums = tuple(math.fsum(f * values[seed] for f, values in found) for seed in shared)
             yield Part(label=label, values=sums, beyond=beyond, sign=sign, certain=self.certain)
 
     def plain(self) -> list[str]:

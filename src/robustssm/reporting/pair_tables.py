@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from robustssm.reporting import cells
 from robustssm.reporting.base import MISSING, Cell, Row, RowGroup, Table
@@ -129,5 +130,6 @@ def _difference(pair: Pair, key: str, marks: Marks, level: float) -> Cell:
         low, high = paired(flags[0][1], flags[0][0], level=level)
         details = (f"[{signed(100 * low)}, {signed(100 * high)}]", "1 seed")
     noted = _noted([run for both in runs for run in both], key, marks)
-    mean = sum(values) / len(values)
-    return Cell(value=signed(mean), details=details, marks=tuple(noted), state=cells.state(noted))
+    return Cell(
+        value=signed(mean(values)), details=details, marks=tuple(noted), state=cells.state(noted)
+    )
