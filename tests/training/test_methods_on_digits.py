@@ -99,7 +99,10 @@ def test_provoked_catastrophic_overfitting_is_alarmed(tmp_path):
     widest = max(found, key=lambda pair: pair[0] - pair[1])
     best = max(check for _, check in found[: found.index(widest)])
     assert widest[1] < best and widest[0] - widest[1] > 0.25
-    assert robust < 0.3
+    # Single epochs recover, by the last bits of everything before; the gap stays.
+    gaps = [fgsm - check for fgsm, check in found[-10:]]
+    assert sum(gaps) / len(gaps) > 0.2
+    assert robust < found[-1][0] - 0.2, "what training sees is not what the model withstands"
 
 
 @pytest.mark.slow
