@@ -41,26 +41,21 @@ def blocks(groups: Sequence[Group], *, marks: Marks, level: float) -> Iterator[B
                 "are other methods. Both are trained and evaluated here on the same data."
             )
         )
-    if released:
-        yield pair_table(
-            released,
-            heads=("as in the paper", "as released"),
-            corner="Cell",
-            what="The same cells as in the paper and as released",
-            marks=marks,
-            level=level,
-            remark=_REMARK,
-        )
-    if bugs:
-        yield pair_table(
-            bugs,
-            heads=("as in the paper", "with this"),
-            corner="Cell, and what is changed",
-            what="The same cells as in the paper and with one thing changed",
-            marks=marks,
-            level=level,
-            remark=_REMARK,
-        )
+    kinds = (
+        (released, "as released", "Cell", "as released"),
+        (bugs, "with this", "Cell, and what is changed", "with one thing changed"),
+    )
+    for pairs, second, corner, words in kinds:
+        if pairs:
+            yield pair_table(
+                pairs,
+                heads=("as in the paper", second),
+                corner=corner,
+                what=f"The same cells as in the paper and {words}",
+                marks=marks,
+                level=level,
+                remark=_REMARK,
+            )
 
 
 def both(found: Sequence[Tier]) -> Iterator[Pair]:
